@@ -1,0 +1,31 @@
+"""Shared blocks: a buffer has a whole block to itself while it is held, and leaves it to the next.
+
+What TensorRT's builder reports ("assign 8 blocks to 122 nodes requiring 17818624 bytes"): blocks, each as large as its
+largest buffer, added up. NVIDIA does not publish the rule. This one gives the two blocks in the log of the MNIST sample,
+25,088 + 6,656 = 31,744 bytes, where 6,272 bytes are rounded up to a multiple of 512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vramplan.allocators.occupancy import Occupancy
+from vramplan.allocators.placement import NO_BLOCK, Blocks, Request, aligned_sizes, largest_first
+
+
+def assign_blocks(requests: Sequence[Request], *, alignment: int = 512) -> Blocks:
+    """Give each request the first block that is free during its lifetime, largest request first.
+
+    A request that finds none opens a block of its size, rounded up to *alignment* bytes: later ones are never larger.
+    """
+    sizes = aligned_sizes(requests, alignment)
+    order = largest_first(sizes, requests)
+    occupancy = Occupancy(requests[index].lifetime for index in order)
+    block_of = [NO_BLOCK] * len(requests)
+    block_sizes: list[int] = []
+    for index in order:
+        block = occupancy.fit(requests[index].lifetime, 1)  # a block is an address of length one: the first is the lowest
+        block_of[index] = block
+        if block == len(block_sizes):
+            block_sizes.append(sizes[index])
+    return Blocks(block_of=tuple(block_of), sizes=tuple(block_sizes))

@@ -1,0 +1,1 @@
+"""How a runtime executes a graph and what memory that holds."""
