@@ -14,6 +14,8 @@ from vramplan.gpus import all_gpus as gpus
 from vramplan.program import Buffer, MemoryProgram
 from vramplan.ranges import Evidence, Range
 from vramplan.result import Estimate
+from vramplan.streams import StreamsPlan, streams
+from vramplan.video import Stream, Video
 
 __version__ = "0.1.0"
 
@@ -29,9 +31,13 @@ __all__ = [
     "MemoryProgram",
     "ModelError",
     "Range",
+    "Stream",
+    "StreamsPlan",
     "UsageError",
+    "Video",
     "VramplanError",
     "estimate",
     "find_gpu",
     "gpus",
+    "streams",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vramplan.graph import Graph
 from vramplan.result import Binding, Coverage, LiveBuffer, ModelFacts, PeakMoment
-from vramplan.runtimes.fusion import is_known
+from vramplan.runtimes.ops import is_known
 from vramplan.runtimes.plan import Plan
 from vramplan.sources import Source
 
@@ -21,10 +21,10 @@ def describe_model(source: Source, graph: Graph) -> ModelFacts:
     return ModelFacts(
         name=source.name,
         format=source.format,
-        sha256=source.sha256,
         parameters=graph.parameter_count,
         inputs=tuple(_bindings(source.inputs, graph)),
         outputs=tuple(_bindings(source.outputs, graph)),
+        digest=lambda: source.sha256,
     )
 
 

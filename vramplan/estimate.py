@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from vramplan.budget import Budget
 from vramplan.describe import describe_coverage, describe_model, describe_peak
+from vramplan.engine import estimate_engine
 from vramplan.errors import UsageError, close_matches
 from vramplan.gpus import Gpu, context_bytes, find_gpu
 from vramplan.graph import Graph
@@ -15,7 +16,8 @@ from vramplan.precision import apply_policy, find_policy
 from vramplan.result import Estimate, Profile
 from vramplan.runtimes import tensorrt
 from vramplan.runtimes.plan import Plan
-from vramplan.sources import Source, open_model
+from vramplan.sources import Source, engine_path, open_model
+from vramplan.sources.trt_engine import read_engine
 
 ModelLike = str | os.PathLike[str] | bytes
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +39,8 @@ def estimate(
 ) -> Estimate:
     """How much GPU memory *model* takes, part by part, without running it.
 
-    model            an ``.onnx`` file or its bytes, or the name of a zoo model (``yolov8s``)
+    model            an ``.onnx`` file or its bytes, the name of a zoo model (``yolov8s``), or a built TensorRT engine,
+                     which is asked for its own numbers
     batch            size of the batch axis; None: 1, or what the file fixes
     precision        fp32, fp16, bf16, fp8, int8, int4, or as-is
     gpu              a name (``"3090"``), a `Gpu`, or None; it decides the context
@@ -48,6 +51,8 @@ def estimate(
     Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read.
     """
     options = Options.of(gpu=gpu, shapes=shapes, dims=dims, max_shapes=max_shapes, workspace_bytes=workspace_bytes)
+    if path := engine_path(model):
+        return estimate_engine(read_engine(path), options.gpu)
     return solve(bind(open_model(model), batch, options), precision, runtime, options)
 
 

@@ -88,12 +88,12 @@ class Node:
     @property
     def reads(self) -> tuple[str, ...]:
         """The inputs that are present."""
-        return tuple(name for name in self.inputs if name)
+        return self.inputs if "" not in self.inputs else tuple(name for name in self.inputs if name)
 
     @property
     def writes(self) -> tuple[str, ...]:
         """The outputs that are present."""
-        return tuple(name for name in self.outputs if name)
+        return self.outputs if "" not in self.outputs else tuple(name for name in self.outputs if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

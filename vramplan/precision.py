@@ -40,8 +40,9 @@ GROUP_SIZE = 128
 GEMMS = frozenset({"MatMul", "Gemm"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
+    "Concat", "DepthToSpace", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad",
+    "QuantizeLinear", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Upsample",
 })  # fmt: skip
 SIMPLE = frozenset({
     "Add", "AveragePool", "BatchNormalization", "Clip", "GlobalAveragePool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max",

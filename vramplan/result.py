@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from vramplan.budget import Budget
 from vramplan.gpus import Gpu
@@ -25,14 +25,19 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Which model was read. ``sha256`` is the hash of the file; ``parameters`` counts elements, not bytes."""
+    """Which model was read; ``parameters`` counts elements, not bytes."""
 
     name: str
     format: str
-    sha256: str
     parameters: int
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
+    digest: Callable[[], str] = field(repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file, computed when somebody asks: a large file takes a while."""
+        return self.digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 from tests.graphs import IMAGE, KERNEL, graph, silu
-from vramplan.runtimes.fusion import Kind, find_views, fold_constants, fuse, live_nodes
+from vramplan.runtimes.fusion import find_views, fold_constants, fuse, live_nodes
+from vramplan.runtimes.ops import Kind
 
 
 def kernels(model, *, activations_join=True):
@@ -50,7 +51,12 @@ def test_normalisation_residual_sum_and_clamp_always_join_the_convolution():
 def test_a_result_that_two_kernels_read_is_not_fused_away():
     model = graph(
         {"x": IMAGE},
-        [("Conv", "x w", {"a": IMAGE}), ("Relu", "a", {"b": IMAGE}), ("MaxPool", "a", {"c": IMAGE}), ("Add", "b c", {"y": IMAGE})],
+        [
+            ("Conv", "x w", {"a": IMAGE}),
+            ("Relu", "a", {"b": IMAGE}),
+            ("MaxPool", "a", {"c": IMAGE}),
+            ("Add", "b c", {"y": IMAGE}),
+        ],
         "y",
         weights={"w": KERNEL},
     )
@@ -149,3 +155,43 @@ def test_moving_only_dimensions_of_one_is_a_view():
 def test_dead_branches_run_nothing():
     model = graph({"x": IMAGE}, [("Relu", "x", {"y": IMAGE}), ("Exp", "x", {"unused": IMAGE})], "y")
     assert kernels(model) == ["Relu"]
+
+
+def quantised_convolution():
+    """Both operands quantised and dequantised, as exporters write an explicitly quantised model."""
+    return graph(
+        {"x": IMAGE},
+        [
+            ("QuantizeLinear", "x s z", {"xq": IMAGE}),
+            ("DequantizeLinear", "xq s z", {"xd": IMAGE}),
+            ("DequantizeLinear", "w s z", {"wd": KERNEL}),
+            ("Conv", "xd wd", {"a": IMAGE}),
+            ("QuantizeLinear", "a s z", {"aq": IMAGE}),
+            ("DequantizeLinear", "aq s z", {"y": IMAGE}),
+        ],
+        "y",
+        weights={"w": KERNEL, "s": (1,), "z": (1,)},
+    )
+
+
+def test_a_quantised_graph_keeps_its_quantised_tensors_in_memory():
+    fused = fuse(quantised_convolution(), activations_join=True)
+    assert kernels(quantised_convolution()) == ["QuantizeLinear", "Conv+QuantizeLinear+DequantizeLinear"]
+    assert [kernel.reads for kernel in fused.kernels] == [("x",), ("xq",)]
+
+
+def test_a_dequantised_weight_is_stored_quantised():
+    fused = fuse(quantised_convolution(), activations_join=True)
+    assert set(fused.constants) == {"w", "s", "z"}
+    assert fused.root("wd") == "w"
+
+
+def test_contributed_ops_run_like_the_ops_they_repeat():
+    model = graph(
+        {"x": IMAGE},
+        [("QLinearConv", "x w", {"a": IMAGE}), ("QLinearSigmoid", "a", {"b": IMAGE}), ("QLinearAdd", "a b", {"y": IMAGE})],
+        "y",
+        weights={"w": KERNEL},
+    )
+    kinds = [kernel.kind for kernel in fuse(model, activations_join=False).kernels]
+    assert kinds == [Kind.CONVOLUTION, Kind.POINTWISE]

@@ -1,8 +1,8 @@
 import pytest
 
 from tests.graphs import IMAGE, KERNEL, graph
-from vramplan.graph import Graph, Node, Tensor
 from vramplan.dtypes import DType
+from vramplan.graph import Graph, Node, Tensor
 from vramplan.precision import apply_policy, find_policy
 from vramplan.program import Role
 from vramplan.runtimes.fusion import fuse

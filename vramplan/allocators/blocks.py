@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vramplan.allocators.crowd import is_crowded, share_in_turn
 from vramplan.allocators.occupancy import Occupancy
 from vramplan.allocators.placement import NO_BLOCK, Blocks, Request, aligned_sizes, largest_first
 
@@ -17,8 +18,11 @@ def assign_blocks(requests: Sequence[Request], *, alignment: int = 512) -> Block
     """Give each request the first block that is free during its lifetime, largest request first.
 
     A request that finds none opens a block of its size, rounded up to *alignment* bytes: later ones are never larger.
+    Crowded problems are shared in order of time (`vramplan.allocators.crowd`).
     """
     sizes = aligned_sizes(requests, alignment)
+    if is_crowded(requests):
+        return _descending(*share_in_turn(requests, sizes))
     order = largest_first(sizes, requests)
     occupancy = Occupancy(requests[index].lifetime for index in order)
     block_of = [NO_BLOCK] * len(requests)
@@ -29,3 +33,10 @@ def assign_blocks(requests: Sequence[Request], *, alignment: int = 512) -> Block
         if block == len(block_sizes):
             block_sizes.append(sizes[index])
     return Blocks(block_of=tuple(block_of), sizes=tuple(block_sizes))
+
+
+def _descending(block_of: Sequence[int], block_sizes: Sequence[int]) -> Blocks:
+    """Renumber the blocks so that the largest comes first."""
+    order = sorted(range(len(block_sizes)), key=lambda block: -block_sizes[block])
+    rank = {block: position for position, block in enumerate(order)} | {NO_BLOCK: NO_BLOCK}
+    return Blocks(block_of=tuple(rank[block] for block in block_of), sizes=tuple(block_sizes[block] for block in order))

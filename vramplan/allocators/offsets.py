@@ -8,7 +8,9 @@ the tightest one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
+from vramplan.allocators.crowd import is_crowded, share_in_turn
 from vramplan.allocators.occupancy import Occupancy
 from vramplan.allocators.placement import Placement, Request, aligned_sizes, largest_first
 
@@ -17,8 +19,11 @@ def assign_offsets(requests: Sequence[Request], *, alignment: int = 1) -> Placem
     """Place *requests* in one block, sizes rounded up to *alignment* bytes, so that every offset is a multiple of it.
 
     The total is at least the largest live set and at most the sum of all sizes; it is not always the least possible.
+    Crowded problems are shared in order of time (`vramplan.allocators.crowd`).
     """
     sizes = aligned_sizes(requests, alignment)
+    if is_crowded(requests):
+        return _side_by_side(*share_in_turn(requests, sizes))
     return place_in_order(requests, sizes, largest_first(sizes, requests))
 
 
@@ -35,3 +40,9 @@ def place_in_order(requests: Sequence[Request], sizes: Sequence[int], order: Seq
         offsets[index] = occupancy.fit(requests[index].lifetime, size)
         total_bytes = max(total_bytes, offsets[index] + size)
     return Placement(offsets=tuple(offsets), total_bytes=total_bytes)
+
+
+def _side_by_side(block_of: Sequence[int], block_sizes: Sequence[int]) -> Placement:
+    """Shared blocks laid out one after the other."""
+    starts = [0, *accumulate(block_sizes)]
+    return Placement(offsets=tuple(starts[block] if block >= 0 else 0 for block in block_of), total_bytes=starts[-1])

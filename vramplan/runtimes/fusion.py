@@ -17,23 +17,12 @@ of a 16-bit engine carry their activation and their residual sum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from itertools import groupby
 
 from vramplan.graph import Graph, Node, Tensor
-
-
-class Kind(Enum):
-    """What sort of kernel it is; it decides what may join it and how it reads its inputs."""
-
-    CONVOLUTION = "convolution"
-    POINTWISE = "pointwise"
-    CONCAT = "concat"
-    POOLING = "pooling"
-    RESIZE = "resize"
-    REGION = "region"
+from vramplan.runtimes.ops import AFFINE, CLAMPS, RANDOM, VIEWS, Kind, kind_of, standard_op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,43 +60,28 @@ class FusedGraph:
     root_of: dict[str, str]
     constants: tuple[str, ...]
 
-    @property
-    def constant_names(self) -> frozenset[str]:
-        """``constants`` as a set."""
-        return frozenset(self.constants)
-
     def root(self, name: str) -> str:
         """The tensor whose storage *name* lives in."""
         return self.root_of.get(name, name)
 
 
-VIEWS = frozenset({
-    "Dropout", "Flatten", "Identity", "Optional", "OptionalGetElement", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze",
-})  # fmt: skip
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "Gemm"})
-POOLING = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
-CLAMPS = frozenset({"Relu", "Clip"})
-AFFINE = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div", "Sum"})
-POINTWISE = CLAMPS | AFFINE | {
-    "Abs", "Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Cos", "Cosh",
-    "DequantizeLinear", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish",
-    "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Neg", "Not", "Or",
-    "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
-}  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A graph after the passes that every engine shares: constants folded, views found, pointwise chains merged."""
 
-
-STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-
-
-def is_known(node: Node) -> bool:
-    """Whether the walk knows what *node* does to memory: every op of ONNX's own domain; others are named in the result."""
-    return node.domain in STANDARD_DOMAINS or node.op in POINTWISE
+    graph: Graph
+    kernels: dict[int, Kernel]
+    root_of: dict[str, str]
+    constants: tuple[str, ...]
 
 
 def fuse(graph: Graph, *, activations_join: bool) -> FusedGraph:
     """The kernels that run *graph*; ``activations_join`` says whether convolutions carry activations beyond a clamp."""
+    return finish(prepare(graph), activations_join=activations_join)
+
+
+def prepare(graph: Graph) -> Prepared:
+    """The first two passes."""
     constants = fold_constants(graph)
     nodes = live_nodes(graph, constants)
     root_of = find_views(graph, nodes, constants)
@@ -116,25 +90,39 @@ def fuse(graph: Graph, *, activations_join: bool) -> FusedGraph:
         for position, node in enumerate(nodes)
         if not all(name in root_of for name in node.writes)
     }
-    kernels = _join_pointwise(kernels, graph, root_of)
-    kernels = _join_convolutions(kernels, graph, root_of, activations_join=activations_join)
-    ordered = sorted(kernels.values(), key=lambda kernel: kernel.position)
     read = {name for node in nodes for name in node.reads}
-    return FusedGraph(
+    return Prepared(
         graph=graph,
-        kernels=tuple(_join_regions(ordered, frozenset(graph.outputs))),
+        kernels=_join_pointwise(kernels, graph, root_of),
         root_of=root_of,
         constants=tuple(name for name in graph.tensors if name in constants and name in read),
     )
 
 
+def finish(prepared: Prepared, *, activations_join: bool) -> FusedGraph:
+    """The last two passes."""
+    graph, root_of = prepared.graph, prepared.root_of
+    kernels = _join_convolutions(prepared.kernels, graph, root_of, activations_join=activations_join)
+    ordered = sorted(kernels.values(), key=lambda kernel: kernel.position)
+    return FusedGraph(
+        graph=graph,
+        kernels=tuple(_join_regions(ordered, frozenset(graph.outputs))),
+        root_of=root_of,
+        constants=prepared.constants,
+    )
+
+
 def fold_constants(graph: Graph) -> set[str]:
-    """Names of the tensors that no input changes: weights, shapes, and what is computed from them."""
+    """Names of the tensors that no input changes: weights, shapes, and what is computed from them.
+
+    A dequantised weight is left alone: the engine stores the quantised one.
+    """
     constants = {*graph.weights, *(name for name, tensor in graph.tensors.items() if tensor.value is not None)}
     constants.difference_update(graph.inputs)
     for node in graph.nodes:
         is_shape = node.op in {"Shape", "Size"} and _is_static(graph.tensors[node.inputs[0]])
-        if is_shape or (node.op not in RANDOM and constants.issuperset(node.reads)):
+        is_fixed = node.op not in RANDOM and node.op != "DequantizeLinear" and constants.issuperset(node.reads)
+        if is_shape or is_fixed:
             constants.update(node.writes)
     return constants
 
@@ -153,7 +141,7 @@ def find_views(graph: Graph, nodes: Iterable[Node], constants: set[str]) -> dict
     """For each tensor that is only another way to look at one: the tensor whose storage it shares."""
     root_of: dict[str, str] = {}
     for node in nodes:
-        reads = [name for name in node.reads if name not in constants]
+        reads = [name for name in node.reads if name not in constants] or list(node.reads)
         if reads and _is_view(graph, node, reads[0]):
             root = root_of.get(reads[0], reads[0])
             root_of.update(dict.fromkeys(node.writes, root))
@@ -161,6 +149,7 @@ def find_views(graph: Graph, nodes: Iterable[Node], constants: set[str]) -> dict
 
 
 def _is_view(graph: Graph, node: Node, source: str) -> bool:
+    """Whether the result is *source* seen otherwise. Readers of a dequantised tensor take the quantised one and scale."""
     if any(name in graph.outputs for name in node.writes):
         return False
     tensor, result = graph.tensors[source], graph.tensors[node.writes[0]]
@@ -168,6 +157,8 @@ def _is_view(graph: Graph, node: Node, source: str) -> bool:
         return False
     if node.op == "Cast":
         return tensor.dtype is result.dtype
+    if node.op == "DequantizeLinear":
+        return True
     return node.op in VIEWS or (node.op == "Transpose" and _moves_only_ones(tensor, node))
 
 
@@ -190,18 +181,9 @@ def _is_static(tensor: Tensor) -> bool:
 
 
 def _kernel(node: Node, position: int, root_of: dict[str, str], constants: set[str]) -> Kernel:
-    reads = dict.fromkeys(root_of.get(name, name) for name in node.reads if name not in constants)
-    return Kernel(kind=_kind_of(node), position=position, nodes=(node,), reads=tuple(reads), writes=node.writes)
-
-
-def _kind_of(node: Node) -> Kind:
-    if node.op in CONVOLUTIONS:
-        return Kind.CONVOLUTION
-    if node.op in POINTWISE:
-        return Kind.POINTWISE
-    if node.op in POOLING:
-        return Kind.POOLING
-    return {"Concat": Kind.CONCAT, "Resize": Kind.RESIZE, "Upsample": Kind.RESIZE}.get(node.op, Kind.REGION)
+    roots = (root_of.get(name, name) for name in node.reads)
+    reads = dict.fromkeys(root for root in roots if root not in constants)
+    return Kernel(kind=kind_of(node), position=position, nodes=(node,), reads=tuple(reads), writes=node.writes)
 
 
 def _readers(kernels: Iterable[Kernel], graph: Graph, root_of: dict[str, str]) -> Counter[str]:
@@ -264,44 +246,46 @@ def _join_convolutions(
     return joined
 
 
+ALWAYS_JOIN = CLAMPS | AFFINE | {"QuantizeLinear"}
+
+
 def _may_join(convolution: Kernel, pointwise: Kernel, graph: Graph, *, activations_join: bool) -> bool:
-    """Clamps, folded scales and one residual sum always join; other activations only where the engine can.
+    """Clamps, folded scales, requantisation and one residual sum always join; other activations only where the engine can.
 
     The first convolution takes no other activation: few-channel inputs run on kernels of their own.
     """
     if len(pointwise.reads) > 2:
         return False
-    if all(node.op in CLAMPS or node.op in AFFINE for node in pointwise.nodes):
+    if all(standard_op(node) in ALWAYS_JOIN for node in pointwise.nodes):
         return True
     return activations_join and not any(name in graph.inputs for name in convolution.reads)
 
 
 def _join_regions(kernels: list[Kernel], outputs: frozenset[str]) -> Iterator[Kernel]:
     """Merge each run of consecutive kernels that starts and ends with a region kernel into one region."""
-    for is_other, run in groupby(kernels, key=lambda kernel: kernel.kind in {Kind.REGION, Kind.POINTWISE}):
+    last_read = {name: kernel.position for kernel in kernels for name in kernel.reads}
+    for joins, run in groupby(kernels, key=lambda kernel: kernel.kind in {Kind.REGION, Kind.POINTWISE}):
         members = list(run)
-        if not is_other:
-            yield from members
-            continue
-        regional = [index for index, kernel in enumerate(members) if kernel.kind is Kind.REGION]
+        regional = [index for index, kernel in enumerate(members) if joins and kernel.kind is Kind.REGION]
         if len(regional) < 2:
             yield from members
             continue
         start, stop = regional[0], regional[-1] + 1
-        later = {name for kernel in kernels if kernel.position > members[stop - 1].position for name in kernel.reads}
         yield from members[:start]
-        yield _region(members[start:stop], later | outputs)
+        yield _region(members[start:stop], last_read, outputs)
         yield from members[stop:]
 
 
-def _region(members: list[Kernel], needed: set[str]) -> Kernel:
-    written = {name for kernel in members for name in kernel.writes}
-    reads = dict.fromkeys(name for kernel in members for name in kernel.reads if name not in written)
+def _region(members: list[Kernel], last_read: Mapping[str, int], outputs: frozenset[str]) -> Kernel:
+    position = members[-1].position
+    written = [name for kernel in members for name in kernel.writes]
+    inside = frozenset(written)
+    reads = dict.fromkeys(name for kernel in members for name in kernel.reads if name not in inside)
     return Kernel(
         kind=Kind.REGION,
-        position=members[-1].position,
+        position=position,
         nodes=tuple(node for kernel in members for node in kernel.nodes),
         reads=tuple(reads),
-        writes=tuple(name for kernel in members for name in kernel.writes if name in needed),
+        writes=tuple(name for name in written if name in outputs or last_read.get(name, -1) > position),
         inner=tuple(members),
     )

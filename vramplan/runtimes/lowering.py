@@ -16,7 +16,8 @@ from vramplan.dtypes import DType
 from vramplan.graph import Tensor
 from vramplan.precision import Converted
 from vramplan.program import Buffer, Lifetime, MemoryProgram, ProgramBuilder, Role
-from vramplan.runtimes.fusion import FusedGraph, Kernel, Kind
+from vramplan.runtimes.fusion import FusedGraph, Kernel
+from vramplan.runtimes.ops import Kind
 
 ALIGNMENT = 512
 """Blocks are multiples of 512 B: MNIST's 25,088 + 6,272 is logged as 31,744 = 25,088 + 6,656 (TensorRT 8.6 and 10)."""
@@ -133,7 +134,7 @@ class _Lowering:
         self.builder.op(kernel.name)
         for name in kernel.writes:
             self.hold(name, Role.OUTPUT if self.storage(name) in self.outputs else Role.ACTIVATION)
-        if size_bytes := self.scratch(kernel, self.tensors):
+        if kernel.inner and (size_bytes := self.scratch(kernel, self.tensors)):
             buffer = Buffer(name=f"scratch of {kernel.name}", role=Role.WORKSPACE, size_bytes=size_bytes, path=kernel.name)
             self.builder.free(self.builder.hold(buffer))
         for name in dict.fromkeys(map(self.storage, (*kernel.reads, *kernel.writes))):

@@ -31,7 +31,7 @@ from vramplan.graph import Graph
 from vramplan.precision import Converted
 from vramplan.program import Action, MemoryProgram, Peak, Role
 from vramplan.ranges import Evidence, Range
-from vramplan.runtimes.fusion import FusedGraph, fuse
+from vramplan.runtimes.fusion import FusedGraph, finish, prepare
 from vramplan.runtimes.lowering import ALIGNMENT, lower, region_floor, region_scratch
 from vramplan.runtimes.plan import Layer, PhasePeak, Plan
 from vramplan.units import KIB, MIB
@@ -56,7 +56,8 @@ class Fusions:
     @classmethod
     def of(cls, graph: Graph) -> Fusions:
         """Fuse *graph*; the result serves every precision, because fusion does not depend on element types."""
-        return cls(joined=fuse(graph, activations_join=True), plain=fuse(graph, activations_join=False))
+        prepared = prepare(graph)
+        return cls(joined=finish(prepared, activations_join=True), plain=finish(prepared, activations_join=False))
 
 
 def plan(fusions: Fusions, converted: Converted, *, workspace_cap_bytes: int | None = None) -> Plan:
@@ -156,9 +157,9 @@ def _bindings(graph: Graph, names: Iterable[str]) -> Range:
 def _layers(fused: FusedGraph, converted: Converted, program: MemoryProgram) -> Iterator[Layer]:
     """One row per kernel, in execution order; ``live_bytes`` is the most the context holds while it runs."""
     tensors = converted.graph.tensors
-    live = _live_by_op(program)
+    live, constants = _live_by_op(program), frozenset(fused.constants)
     for index, kernel in enumerate(fused.kernels, start=1):
-        weights = dict.fromkeys(name for node in kernel.nodes for name in node.reads if name in fused.constant_names)
+        weights = {fused.root(name) for node in kernel.nodes for name in node.reads} & constants
         result = tensors[kernel.writes[-1]]
         yield Layer(
             name=kernel.name,
@@ -168,7 +169,7 @@ def _layers(fused: FusedGraph, converted: Converted, program: MemoryProgram) -> 
             output_shape=result.shape,
             output_bytes=sum(tensors[name].size_bytes for name in kernel.writes),
             weights_bytes=sum(tensors[name].size_bytes for name in weights),
-            workspace_bytes=region_scratch(kernel, tensors),
+            workspace_bytes=region_scratch(kernel, tensors) if kernel.inner else 0,
             live_bytes=live[index],
         )
 

@@ -1,0 +1,41 @@
+"""The commands under one name. Only what `--help` needs is imported here; every command imports the rest when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vramplan.cli.estimate import estimate_command
+from vramplan.cli.gpus import gpus_command
+from vramplan.cli.streams import streams_command
+
+app = typer.Typer(
+    name="vramplan",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("estimate", short_help="How much GPU memory a model takes, part by part.")(estimate_command)
+app.command("streams", short_help="How many video streams a card carries, and what stops the next one.")(streams_command)
+app.command("gpus", short_help="The cards that are known, or all facts of one.")(gpus_command)
+
+
+@app.callback(invoke_without_command=True)
+def vramplan(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> int:
+    """How much GPU memory a model takes, before anything runs.
+
+    Start with: vramplan estimate yolov8s
+    """
+    if version:
+        from vramplan import __version__  # noqa: PLC0415
+
+        typer.echo(f"vramplan {__version__}")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    return 0

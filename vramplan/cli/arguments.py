@@ -1,0 +1,103 @@
+"""From the text of flags to values, with an error that names the flag and shows how to write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vramplan.errors import UsageError, close_matches
+from vramplan.units import parse_bytes
+
+MAX_BATCH = 1 << 20
+MAX_DIM = 1 << 40
+PLANNED_RUNTIMES = ("torch", "onnxruntime")
+
+
+def read_list(flag: str, texts: Iterable[str]) -> list[str]:
+    """``1,4,8`` or the flag several times, in order. UsageError for empty items and for repeats."""
+    items = [item.strip() for text in texts for item in text.split(",")]
+    if "" in items:
+        raise UsageError(f"{flag}: an item of the list is empty", hint=f"Separate items with one comma: {flag} a,b,c")
+    check_repeats(flag, items)
+    return items
+
+
+def check_repeats(flag: str, items: list[str]) -> None:
+    """UsageError that names the first item that comes twice."""
+    repeated = next((item for index, item in enumerate(items) if item in items[:index]), None)
+    if repeated is not None:
+        raise UsageError(f"{flag}: {repeated[:40]!r} is there twice", hint="Name each once.")
+
+
+def read_batches(texts: Iterable[str]) -> list[int | None]:
+    """``-b 1,4,8``; without the flag one batch that the model decides."""
+    words = read_list("-b", texts)
+    batches = [_positive("-b", word, MAX_BATCH) for word in words]
+    check_repeats("-b", list(map(str, batches)))
+    return [*batches] or [None]
+
+
+def read_precisions(texts: Iterable[str]) -> list[str]:
+    """``--precision fp32,fp16``, by name or alias."""
+    from vramplan.precision import find_policy  # noqa: PLC0415  keeps start-up fast
+
+    names = [find_policy(word).name for word in read_list("--precision", texts)]
+    check_repeats("--precision", names)
+    return names
+
+
+def read_runtimes(texts: Iterable[str]) -> list[str]:
+    """``--runtime tensorrt``. UsageError for those that are planned, and for words that are no runtime."""
+    from vramplan.estimate import RUNTIMES  # noqa: PLC0415  keeps start-up fast
+
+    words = [word.lower() for word in read_list("--runtime", texts)]
+    for word in words:
+        if word not in RUNTIMES and word in PLANNED_RUNTIMES:
+            raise UsageError(f"--runtime {word} is not modelled yet", hint=f"Modelled: {', '.join(RUNTIMES)}.")
+        if word not in RUNTIMES:
+            raise UsageError(f"--runtime: unknown runtime {word[:40]!r}", hint=close_matches(word, RUNTIMES))
+    return words
+
+
+def read_shapes(flag: str, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """``images:1x3x640x640`` by input name; the name may contain colons itself."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, colon, sizes = text.rpartition(":")
+        if not (name and colon):
+            raise UsageError(f"{flag}: {text[:80]!r} has no input name", hint=f"Write it like {flag} images:1x3x640x640")
+        if name in shapes:
+            raise UsageError(f"{flag}: input {name[:80]!r} is there twice", hint="Name each once.")
+        words = sizes.lower().replace("×", "x").split("x") if sizes else []
+        shapes[name] = tuple(_positive(f"{flag} {name[:80]}", word, MAX_DIM) for word in words)
+    return shapes
+
+
+def read_dims(texts: Iterable[str]) -> dict[str, int]:
+    """``height=640`` by the name of a dynamic dimension; several may stand in one text, with commas."""
+    dims: dict[str, int] = {}
+    for text in read_list("--dim", texts):
+        name, equals, size = text.rpartition("=")
+        if not (name and equals):
+            raise UsageError(f"--dim: {text[:80]!r} is not NAME=SIZE", hint="Write it like --dim height=640")
+        if name in dims:
+            raise UsageError(f"--dim: {name[:80]!r} is there twice", hint="Name each once.")
+        dims[name] = _positive(f"--dim {name[:80]}", size, MAX_DIM)
+    return dims
+
+
+def read_size(flag: str, text: str | None) -> int | None:
+    """``8GiB`` in bytes; None without the flag. UsageError for nothing at all."""
+    if text is None:
+        return None
+    size_bytes = parse_bytes(text, what=flag)
+    if size_bytes == 0 and flag != "--workspace":
+        raise UsageError(f"{flag}: {text[:40]!r} is no memory at all", hint=f"Write it like {flag} 8GiB")
+    return size_bytes
+
+
+def _positive(flag: str, text: str, most: int) -> int:
+    """A whole number from 1 to *most*."""
+    word = text.strip()
+    if not (word.isascii() and word.isdigit() and len(word) < 20 and 1 <= int(word) <= most):
+        raise UsageError(f"{flag}: {word[:40]!r} is not a whole number from 1 to {most}", hint="Write it in digits, like 8.")
+    return int(word)

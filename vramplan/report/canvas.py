@@ -1,0 +1,90 @@
+"""A page of text for a terminal: lines that wrap between words, tables that turn on their side, colours where wanted."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from vramplan.report.grid import Grid, stack
+from vramplan.report.words import padded
+
+MAX_WIDTH, MIN_WIDTH = 100, 40
+COLUMN_STYLES = {"total": "bold", "low–high": "dim"}
+ROW_STYLES = {"sum": "bold"}
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[KMG]iB|B\b|M\b|%)")
+
+Pieces = Sequence[tuple[str, str]]
+"""One line: pieces of text, each with the name of its style."""
+
+
+@dataclass(slots=True)
+class Canvas:
+    """Grows line by line, no wider than the terminal."""
+
+    width: int
+    colour: bool = False
+    _lines: list[Pieces] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.width = max(MIN_WIDTH, min(self.width, MAX_WIDTH))
+
+    def line(self, text: str, *, style: str = "") -> None:
+        """One line; where it is too long it goes on below, indented, and no number is parted from its unit."""
+        indent = " " * (len(text) - len(text.lstrip()) + 2)
+        glued = _BEFORE_UNIT.sub(_NO_BREAK, text)
+        for part in textwrap.wrap(glued, self.width, subsequent_indent=indent, break_on_hyphens=False):
+            self._lines.append([(part.replace(_NO_BREAK, " "), style)])
+
+    def blank(self) -> None:
+        """An empty line."""
+        self._lines.append([])
+
+    def table(self, grid: Grid) -> None:
+        """*grid* with two blanks between columns, with one, or on its side: what fits first."""
+        gap = next((gap for gap in (2, 1) if grid.width(gap) <= self.width), 0)
+        if gap:
+            self._lines.extend(_draw(grid, gap))
+            return
+        for index, part in enumerate(stack(grid, self.width, gap=2)):
+            if index:
+                self.blank()
+            self._lines.extend(_draw(part, 2))
+
+    def text(self) -> str:
+        """All of it, without blanks at the ends of lines."""
+        if self.colour:
+            return _coloured(self._lines)
+        return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in self._lines)
+
+
+def _draw(grid: Grid, gap: int) -> Iterable[Pieces]:
+    """The lines of a table: headers, a rule, rows."""
+    widths = grid.widths
+    sides = [header in grid.words for header in grid.headers]
+    styles = [COLUMN_STYLES.get(header, "") for header in grid.headers]
+
+    def line(cells: Sequence[str], style: str | None) -> Pieces:
+        texts = (padded(cell, width, left=side) for cell, width, side in zip(cells, widths, sides, strict=True))
+        blanks = ("" if index == 0 else " " * gap for index in range(len(widths)))
+        return [(blank + text, own if style is None else style) for blank, text, own in zip(blanks, texts, styles, strict=True)]
+
+    yield line(grid.headers, "")
+    yield [("─" * grid.width(gap), "")]
+    for row in grid.rows:
+        yield line(row, ROW_STYLES.get(row[0]))
+
+
+def _coloured(lines: Iterable[Pieces]) -> str:
+    from rich.console import Console  # noqa: PLC0415  only a terminal needs it
+    from rich.text import Text  # noqa: PLC0415
+
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard", no_color=False, legacy_windows=False)
+    for line in lines:
+        console.print(Text.assemble(*line), soft_wrap=True)
+    return out.getvalue()

@@ -1,0 +1,74 @@
+"""The report a person reads: tables that fit the terminal, then one sentence and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vramplan.report.budget_table import budget_grid
+from vramplan.report.canvas import MAX_WIDTH, Canvas
+from vramplan.report.content import Report
+from vramplan.report.facts import footnotes, headline
+from vramplan.report.grid import Grid
+from vramplan.report.peak_table import kept_grid, layer_grid, layer_scale, peak_grid, peak_sentence, peak_title
+from vramplan.result import Estimate
+from vramplan.units import format_bytes
+from vramplan.verdict import Verdict, cell_name
+
+SEPARATOR = " · "
+
+
+def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = False) -> str:
+    """The whole report as text, at most *width* columns wide, with ANSI colours only when *colour* is asked for."""
+    canvas = Canvas(width=width, colour=colour)
+    canvas.line(SEPARATOR.join(headline(report.cells)), style="bold")
+    canvas.blank()
+    for grid in _by_runtime(report):
+        canvas.table(grid)
+    canvas.blank()
+    for line in footnotes(report.cells, report.verdict):
+        canvas.line(line, style="yellow" if line.startswith("note:") else "dim")
+    for cell in report.cells:
+        if report.shows_peak:
+            _draw_peak(canvas, cell, report.top)
+        if report.shows_layers:
+            _draw_layers(canvas, cell, report.top)
+    canvas.blank()
+    for line in verdict_lines(report.verdict):
+        canvas.line(line, style=_verdict_style(report.verdict) if line is report.verdict.sentence else "")
+    return canvas.text()
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """The sentence that ends every run, and what to try."""
+    yield verdict.sentence
+    for attempt in verdict.tries:
+        yield f"  try {attempt.text}"
+
+
+def _by_runtime(report: Report) -> Iterator[Grid]:
+    for runtime in dict.fromkeys(cell.runtime for cell in report.cells):
+        yield budget_grid([cell for cell in report.cells if cell.runtime == runtime], report.verdict.limit_bytes)
+
+
+def _draw_peak(canvas: Canvas, cell: Estimate, top: int | None) -> None:
+    _draw_section(canvas, f"Peak of {cell_name(cell)}: {peak_title(cell)}", [peak_grid(cell, top, canvas.width)])
+    canvas.line(peak_sentence(cell), style="dim")
+
+
+def _draw_layers(canvas: Canvas, cell: Estimate, top: int | None) -> None:
+    title = f"Layers of {cell_name(cell)}, sizes in {layer_scale(cell).unit}"
+    _draw_section(canvas, title, [layer_grid(cell, top, canvas.width)])
+    if cell.kept:
+        size = format_bytes(sum(row.size_bytes for row in cell.kept))
+        _draw_section(canvas, f"Wider than {cell_name(cell)}: {size}", [kept_grid(cell)])
+
+
+def _draw_section(canvas: Canvas, title: str, grids: Iterable[Grid]) -> None:
+    canvas.blank()
+    canvas.line(title, style="bold")
+    for grid in grids:
+        canvas.table(grid)
+
+
+def _verdict_style(verdict: Verdict) -> str:
+    return {True: "bold green", False: "bold red", None: "bold"}[verdict.fits]
