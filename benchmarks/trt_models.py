@@ -32,9 +32,9 @@ TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Case:
     """One model at one shape and precision. Invariant: cases with one `id` up to the `@` share a file.
 
-    `factory` is a module of `vramplan.models` and a function in it. `guided` says that the modelling rules were
-    shaped while looking at this reading; the others judge them. `partial` says that the logged network had parts this graph lacks (plug-ins, heads), or that its
-    input size is a guess: expect at best the same order of magnitude.
+    `factory` is a module of `vramplan.models` and a function in it. `guided` says that the modelling rules were shaped
+    while looking at this reading; the others judge them. `partial` says that the logged network had parts this graph
+    lacks (plug-ins, heads), or that its input size is a guess: expect at best the same order of magnitude.
     """
 
     id: str

@@ -41,7 +41,7 @@ def graph(
         nodes=tuple(made),
         inputs=tuple(inputs),
         outputs=tuple(outputs.split()),
-        weights=tuple((*(weights or {}), *(values or {}))),
+        weights=(*(weights or {}), *(values or {})),
     )
 
 

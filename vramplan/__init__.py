@@ -6,6 +6,9 @@
 True
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from vramplan.budget import Budget
 from vramplan.errors import InternalError, MachineError, MeasurementError, ModelError, UsageError, VramplanError
 from vramplan.estimate import estimate
@@ -14,8 +17,11 @@ from vramplan.gpus import all_gpus as gpus
 from vramplan.program import Buffer, MemoryProgram
 from vramplan.ranges import Evidence, Range
 from vramplan.result import Estimate
-from vramplan.streams import StreamsPlan, streams
-from vramplan.video import Stream, Video
+from vramplan.sweep import Sweep, sweep
+
+if TYPE_CHECKING:
+    from vramplan.fleet import StreamsPlan, streams
+    from vramplan.video import Stream, Video
 
 __version__ = "0.1.0"
 
@@ -33,6 +39,7 @@ __all__ = [
     "Range",
     "Stream",
     "StreamsPlan",
+    "Sweep",
     "UsageError",
     "Video",
     "VramplanError",
@@ -40,4 +47,14 @@ __all__ = [
     "find_gpu",
     "gpus",
     "streams",
+    "sweep",
 ]
+
+_LATER = {"Stream": "video", "StreamsPlan": "fleet", "Video": "video", "streams": "fleet"}
+"""Names whose modules are loaded when somebody asks: an estimate does not pay for the capacity calculator."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -31,7 +31,8 @@ def describe_model(source: Source, graph: Graph) -> ModelFacts:
 def _bindings(declared: Iterable[Declared], graph: Graph) -> Iterable[Binding]:
     for item in declared:
         tensor = graph.tensors[item.name]
-        yield Binding(name=item.name, dtype=str(tensor.dtype), dims=item.dims, shape=tensor.shape, size_bytes=tensor.size_bytes)
+        dims = item.dims if item.dims is not None else ("?",) * len(tensor.shape or ())
+        yield Binding(name=item.name, dtype=str(tensor.dtype), dims=dims, shape=tensor.shape, size_bytes=tensor.size_bytes)
 
 
 def describe_peak(plan: Plan) -> PeakMoment:

@@ -48,7 +48,7 @@ class ModelError(VramplanError):
 
 
 class MachineError(VramplanError):
-    """This machine lacks something: a library, a GPU, a driver (exit code 4)."""
+    """A library, a GPU or a driver is missing on this machine (exit code 4)."""
 
     exit_code = 4
 

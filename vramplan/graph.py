@@ -125,7 +125,10 @@ class Graph:
                 if name in written:
                     raise ValueError(f"tensor {name!r} is written twice, the second time by node {node.name!r} ({node.op})")
                 written.add(name)
-        for name in (*self.outputs, *written):
+        for name in self.outputs:
+            if name not in written:
+                raise ValueError(f"output {name!r} is written by nothing")
+        for name in written:
             if name not in self.tensors:
                 raise ValueError(f"tensor {name!r} is not described")
 

@@ -1,6 +1,6 @@
 """Commands shown in the documentation, and what they are shown to print.
 
-    python -m tests.docs.console     run every command again and write its output into the pages
+python -m tests.docs.console     run every command again and write its output into the pages
 """
 
 from __future__ import annotations

@@ -109,6 +109,12 @@ def one_node(op: str, inputs: list[str], *weights: TensorProto, **attributes: An
     return model([helper.make_node(op, inputs, ["y"], **attributes)], list(weights)).SerializeToString()
 
 
+def pooled(**attributes: Any) -> bytes:
+    image = helper.make_node("ConstantOfShape", ["shape"], ["image"])
+    nodes = [image, helper.make_node("MaxPool", ["image"], ["y"], **attributes)]
+    return model(nodes, [constant("shape", 1, 3, 8, 8)]).SerializeToString()
+
+
 def hidden_rank() -> bytes:
     return model(
         [helper.make_node("Expand", ["x", "rank"], ["y"])],
@@ -131,8 +137,11 @@ ATTACKS = {
     "a shape with 2^33 dimensions": (hidden_rank, "graph 1"),
     "an endless split": (lambda: one_node("Split", ["x"], num_outputs=1 << 40), "graph 1"),
     "an endless range": (an_endless_range, "error 3"),
-    "an endless tile": (lambda: one_node("Tile", ["x", "n"], constant("n", 1 << 62)), "error 3"),
+    "an endless tile": (lambda: one_node("Tile", ["x", "n"], constant("n", 1 << 62)), ("error 3", "graph 1")),
     "an einsum that never ends": (lambda: one_node("Einsum", ["x"], equation="." * 40), "graph 1"),
+    "strides of zero": (lambda: pooled(kernel_shape=[1, 1], strides=[0, 0]), "graph 2"),
+    "strides for axes that are not there": (lambda: pooled(kernel_shape=[1], strides=[1]), "graph 2"),
+    "blocks whose square overflows": (lambda: one_node("DepthToSpace", ["x"], blocksize=1 << 32), "graph 1"),
     "an index out of range": (lambda: one_node("GatherND", ["x", "n"], constant("n", *range(50))), "graph 1"),
 }  # fmt: skip
 

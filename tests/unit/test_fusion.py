@@ -69,9 +69,7 @@ def test_a_graph_output_is_never_fused_away():
 
 
 def test_pointwise_kernels_of_other_shapes_stay_apart():
-    model = graph(
-        {"x": (1, 8, 1, 1), "z": IMAGE}, [("Sigmoid", "x", {"a": (1, 8, 1, 1)}), ("Mul", "a z", {"y": IMAGE})], "y"
-    )
+    model = graph({"x": (1, 8, 1, 1), "z": IMAGE}, [("Sigmoid", "x", {"a": (1, 8, 1, 1)}), ("Mul", "a z", {"y": IMAGE})], "y")
     assert kernels(model) == ["Sigmoid", "Mul"]
 
 

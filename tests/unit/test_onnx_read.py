@@ -232,6 +232,12 @@ def test_control_characters_in_names_are_escaped() -> None:
     assert graph.nodes[0].outputs == ("\\x1b[2Jboo",)
 
 
+def test_a_name_that_is_no_text_is_an_error() -> None:
+    content = model([relu(name="AAAA")]).SerializeToString().replace(b"AAAA", b"\xff\xfe\xff\xfe")
+    with pytest.raises(ModelError, match="a name that is not text"):
+        read_onnx(content)
+
+
 def test_functions_that_call_themselves_are_an_error() -> None:
     own = [helper.make_opsetid("own", 1)]
     first = helper.make_function("own", "F", ["a"], ["b"], [helper.make_node("G", ["a"], ["b"], domain="own")], own)

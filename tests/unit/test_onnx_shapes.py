@@ -234,6 +234,17 @@ def test_einsum_follows_its_letters(equation: str, shape: tuple[int, ...]) -> No
     assert graph.tensors["y"].shape == shape
 
 
+def test_unpooling_undoes_pooling() -> None:
+    graph = graph_of(
+        [
+            node("MaxPool", ["x"], ["small", "places"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("MaxUnpool", ["small", "places"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        inputs=IMAGE,
+    )
+    assert graph.tensors["y"].shape == (2, 8, (10 - 1) * 2 + 2, (15 - 1) * 2 + 2)
+
+
 def test_a_reshape_that_cannot_be_is_an_error() -> None:
     with pytest.raises(
         ModelError, match=r"'fold' \(Reshape\) cannot run on inputs of shape \[4, 4\], \[2\]: it makes shape \[3, 5\]"

@@ -64,9 +64,7 @@ def test_int4_is_for_matrix_products_only_with_a_scale_per_128_elements():
 
 
 def test_a_weight_that_something_else_reads_too_is_not_quantised():
-    model = graph(
-        {"x": (4, 4)}, [("MatMul", "x w", {"a": (4, 4)}), ("Add", "a w", {"y": (4, 4)})], "y", weights={"w": (4, 4)}
-    )
+    model = graph({"x": (4, 4)}, [("MatMul", "x w", {"a": (4, 4)}), ("Add", "a w", {"y": (4, 4)})], "y", weights={"w": (4, 4)})
     assert types("int8", model)["w"] == "float16"
 
 

@@ -56,7 +56,8 @@ def notes(cells: Sequence[Estimate]) -> Iterator[str]:
     for missing in dict.fromkeys(cell.coverage.unmodelled for cell in cells):
         if missing:
             ops = listed((printable(op) for op in missing), 6)
-            yield f"note: {ops} of {cells[0].coverage.ops} ops are not modelled: their results are counted, their scratch is not"
+            count = cells[0].coverage.ops
+            yield f"note: {ops} of {count} ops are not modelled: their results are counted, their scratch is not"
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         yield f"note: {printable(note)}"
 

@@ -81,7 +81,10 @@ class Call:
     def integers(self, name: str) -> tuple[int, ...] | None:
         """A list-of-integers attribute; None when it is absent."""
         value = self.attributes.get(name)
-        return tuple(int(item) for item in value) if isinstance(value, tuple) else None
+        if not isinstance(value, tuple):
+            return None
+        whole = tuple(item for item in value if isinstance(item, int))
+        return whole if len(whole) == len(value) else None
 
     def sizes(self, index: int, attribute: str) -> tuple[int, ...] | None:
         """Integers that older opsets keep in an attribute and newer ones in an input; None when they are not known."""

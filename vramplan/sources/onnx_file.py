@@ -29,6 +29,7 @@ from vramplan.sources.protobuf_scan import Structure, scan
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _NO_SHAPES: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+_BYTES = "the model"
 _HASH_CHUNK_BYTES = 1 << 20
 
 # How files that people mistake for ONNX begin, and what to do with them.
@@ -73,7 +74,7 @@ class OnnxModel:
     @property
     def where(self) -> str:
         """How errors name the model."""
-        return show(self.path or self.name)
+        return show(self.path) if self.path else _BYTES
 
 
 def read_onnx(source: str | os.PathLike[str] | bytes) -> OnnxModel:
@@ -82,7 +83,7 @@ def read_onnx(source: str | os.PathLike[str] | bytes) -> OnnxModel:
     Raises `ModelError` when there is no such file, when it is damaged or makes no sense, or when it is larger than any
     real model. Values are not read; external data is not opened, but must lie in the model's folder.
     """
-    where = "the model" if isinstance(source, bytes) else show(os.fspath(source))
+    where = _BYTES if isinstance(source, bytes) else show(os.fspath(source))
     try:
         return _from_bytes(source, where) if isinstance(source, bytes) else _from_file(os.fspath(source), where)
     except VramplanError:

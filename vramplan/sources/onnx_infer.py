@@ -18,8 +18,9 @@ from vramplan.dtypes import DType
 from vramplan.errors import ModelError
 from vramplan.sources.onnx_contrib import contrib_rule
 from vramplan.sources.onnx_facts import Call, Fact, Shape, unknown
+from vramplan.sources.onnx_guards import is_safe
 from vramplan.sources.onnx_rules import completed, own_rule
-from vramplan.sources.onnx_types import DTYPES, MAX_DIM, MAX_RANK, NUMBERS, check_dims, printable, show
+from vramplan.sources.onnx_types import DTYPES, MAX_DIM, NUMBERS, check_dims, printable, show
 from vramplan.sources.onnx_values import evaluate
 
 # These never look at the elements of their inputs, so the elements need not be handed over. They are most of a graph.
@@ -27,14 +28,6 @@ _BLIND = frozenset(
     {"Conv", "Relu", "Sigmoid", "Add", "Sub", "Mul", "Div", "Concat", "MatMul", "Gemm", "MaxPool", "Transpose", "Gather",
      "Cast", "QuantizeLinear", "DequantizeLinear", "Softmax", "LayerNormalization", "Clip", "Where", "Equal", "Pow", "Sqrt"}
 )  # fmt: skip
-
-# C++ inference divides by these, loops over them or uses them to index, and has crashed or run out of memory on others.
-_AT_LEAST_ONE = frozenset({"group", "blocksize", "num_outputs", "num_heads", "hidden_size"})
-_AXES = frozenset({"axis", "axes", "batch_axis", "time_axis", "batch_dims", "perm", "start", "end"})
-_MAX_LIST = 4096
-
-# The length of this input is the rank of the output, and C++ makes that many dimensions whatever it is.
-_SHAPE_INPUT = {"Expand": 1, "ConstantOfShape": 0, "Reshape": 1, "Tile": 1, "Col2Im": 1, "AffineGrid": 1, "CenterCropPad": 1}
 
 
 def infer(call: Call) -> list[Fact]:
@@ -86,7 +79,7 @@ def _possible(dims: Shape) -> Shape:
 def _by_schema(call: Call) -> list[Fact]:
     """What onnx's inference for the operator says; empty when there is no such operator or it gives up."""
     schema = _schema(call.op, call.domain, call.opset)
-    if schema is None or not _is_safe(call) or any(fact is not None and fact.items is not None for fact in call.inputs):
+    if schema is None or not is_safe(call) or any(fact is not None and fact.items is not None for fact in call.inputs):
         return []
     names = list(call.proto.input)
     given = {name: fact for name, fact in zip(names, call.inputs, strict=False) if name and fact is not None}
@@ -118,24 +111,6 @@ def _misfit(call: Call, message: str) -> ModelError:
         f"{call.where}: node {show(call.name)} ({call.op}) cannot run on inputs of shape {shapes[:200]}: {reason}",
         hint="Check the sizes given with --shape, --dim and -b: some models need multiples of 32, for example.",
     )
-
-
-def _is_safe(call: Call) -> bool:
-    """Whether onnx's inference can be trusted with the attributes of *call*."""
-    for name, value in call.attributes.items():
-        if isinstance(value, int) and ((name in _AT_LEAST_ONE and value < 1) or (name in _AXES and abs(value) > 64)):
-            return False
-        if isinstance(value, tuple) and len(value) > _MAX_LIST:
-            return False
-    shape = call.input(_SHAPE_INPUT[call.op]) if call.op in _SHAPE_INPUT else None
-    if shape is not None and any(dim is not None and dim > MAX_RANK for dim in shape.dims or ()):
-        return False
-    if call.op == "Split" and call.integer("num_outputs", 1) != call.output_count and "num_outputs" in call.attributes:
-        return False
-    if call.op == "LayerNormalization":
-        first = call.input(0)
-        return first is not None and first.dims is not None and -len(first.dims) <= call.integer("axis", -1) < len(first.dims)
-    return True
 
 
 def _guess_dtype(call: Call) -> DType:

@@ -201,7 +201,7 @@ class _Parser:
         """A tensor of the file, its size checked against its values and its external file."""
         name, dims = printable(proto.name), tuple(proto.dims)
         dtype = self.dtype(proto.data_type, name)
-        check_dims(name, dtype, dims)
+        check_dims(name, dtype, dims, what=f"{self.where}: tensor")
         if proto.data_location == onnx.TensorProto.EXTERNAL or proto.external_data:
             entries = {entry.key: entry.value for entry in proto.external_data}
             self.external.check(name, entries, expected_bytes(dtype, dims))
@@ -216,7 +216,7 @@ class _Parser:
     def sparse(self, proto: Any) -> Constant:
         """A sparse tensor as the dense one that runtimes make of it."""
         values = self.initializer(proto.values)
-        check_dims(values.name, values.dtype, proto.dims)
+        check_dims(values.name, values.dtype, proto.dims, what=f"{self.where}: tensor")
         return Constant(name=values.name, dtype=values.dtype, dims=tuple(proto.dims))
 
     def declared(self, proto: Any) -> Declared:
@@ -230,7 +230,7 @@ class _Parser:
         tensor = kind.tensor_type if word == "tensor_type" else kind.sparse_tensor_type
         dtype = self.dtype(tensor.elem_type, name) if tensor.elem_type else DType.FLOAT32
         dims = _declared_dims(tensor.shape.dim) if tensor.HasField("shape") else None
-        check_dims(name, dtype, (dim for dim in dims or () if isinstance(dim, int)))
+        check_dims(name, dtype, (dim for dim in dims or () if isinstance(dim, int)), what=f"{self.where}: tensor")
         return Declared(name=name, dtype=dtype, dims=dims, container=container)
 
     def dtype(self, number: int, name: str) -> DType:

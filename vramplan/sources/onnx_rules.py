@@ -104,6 +104,22 @@ def _gather_rows(call: Call) -> list[Fact] | None:
     return [Fact(dtype=data.dtype, dims=(*indices.dims[:-1], *data.dims[taken:]))]
 
 
+def _max_unpool(call: Call) -> list[Fact] | None:
+    """MaxUnpool; its C++ inference reads beyond its arrays. Each axis is the one that MaxPool would have shrunk."""
+    data, kernel, asked = call.input(0), call.integers("kernel_shape"), call.sizes(2, "")
+    if data is None or data.known is None or kernel is None or len(data.known) != len(kernel) + 2:
+        return [unknown(DType.FLOAT32 if data is None else data.dtype)]
+    if asked is not None and len(asked) == len(data.known):
+        return [Fact(dtype=data.dtype, dims=asked)]
+    strides, pads = call.integers("strides") or (1,) * len(kernel), call.integers("pads") or (0,) * 2 * len(kernel)
+    if len(strides) != len(kernel) or len(pads) != 2 * len(kernel):
+        return [unknown(data.dtype)]
+    before, after = pads[: len(kernel)], pads[len(kernel) :]
+    axes = zip(data.known[2:], kernel, strides, before, after, strict=True)
+    sizes = ((size - 1) * stride + window - start - end for size, window, stride, start, end in axes)
+    return [Fact(dtype=data.dtype, dims=(*data.known[:2], *sizes))]
+
+
 def _einsum(call: Call) -> list[Fact] | None:
     """Einsum; its C++ inference does not return for some equations. Without an ellipsis it is a table of letters."""
     equation = str(call.attributes.get("equation", "")).replace(" ", "")
@@ -266,7 +282,7 @@ _SAME_COUNT = frozenset({
 
 _RULES: dict[str, Rule] = {
     "NonZero": _nonzero, "NonMaxSuppression": _non_max_suppression, "Unique": _unique, "Compress": _compress,
-    "GatherND": _gather_rows, "Einsum": _einsum, "SplitToSequence": _split_to_sequence,
+    "GatherND": _gather_rows, "MaxUnpool": _max_unpool, "Einsum": _einsum, "SplitToSequence": _split_to_sequence,
     "SequenceConstruct": _sequence_construct, "SequenceEmpty": _sequence_empty, "SequenceInsert": _sequence_insert,
     "SequenceAt": _sequence_at, "SequenceErase": _sequence_erase, "SequenceLength": _sequence_length,
     "ConcatFromSequence": _concat_from_sequence, "Optional": _same, "OptionalGetElement": _same,

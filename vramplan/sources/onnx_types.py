@@ -34,8 +34,13 @@ def show(name: str) -> str:
     return f"'{text}'" if len(text) <= _SHOWN_CHARS else f"'{text[: _SHOWN_CHARS - 20]}…{text[-19:]}'"
 
 
-def printable(name: str) -> str:
-    """*name* with control characters and the like written as escapes, so that a file cannot steer a terminal."""
+def printable(name: str | bytes) -> str:
+    """*name* with control characters and the like written as escapes, so that a file cannot steer a terminal.
+
+    Protobuf hands out bytes when a name is not text; UnicodeDecodeError then.
+    """
+    if isinstance(name, bytes):
+        name = name.decode("utf-8")
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
@@ -44,7 +49,7 @@ def expected_bytes(dtype: DType, dims: Iterable[int]) -> int:
     return dtype.storage_bytes(math.prod(dims))
 
 
-def check_dims(name: str, dtype: DType, dims: Iterable[int | None], *, what: str = "tensor") -> None:
+def check_dims(name: str, dtype: DType, dims: Iterable[int | None], *, what: str) -> None:
     """Refuse dimensions that no tensor can have: negative, beyond 2^40, or more than `MAX_BYTES` together.
 
     Zeros count as ones, so that no product of some of the dimensions can overflow either.

@@ -54,9 +54,7 @@ class Source:
         """What the caller receives, as declared."""
         return self.onnx.outputs
 
-    def bind(
-        self, *, batch: int | None, shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
-    ) -> Graph:
+    def bind(self, *, batch: int | None, shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]) -> Graph:
         """The graph at these sizes. UsageError for a dimension that stays open, ModelError for a broken model."""
         from vramplan.sources.onnx_file import bind  # noqa: PLC0415  imports onnx
 
