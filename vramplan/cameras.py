@@ -63,8 +63,7 @@ def _load(path: Path, where: str) -> dict[str, object]:
 def _camera(camera: Mapping[str, object], where: str, codec: str, infer_every: int) -> Stream:
     for key in camera:
         if key not in KEYS:
-            near = close_matches(key, KEYS)
-            raise UsageError(f"{where}: unknown key {key[:40]!r}", hint=f"Known: {', '.join(KEYS)}. {near}".strip())
+            raise UsageError(f"{where}: unknown key {key[:40]!r}", hint=close_matches(key, KEYS))
     video = parse_video(
         _text(camera, "video", where, None),
         codec=_text(camera, "codec", where, codec),

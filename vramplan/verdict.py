@@ -281,11 +281,12 @@ class _Attempts:
         return Change(batch=2 * batch), doubled
 
     def smaller_input(self) -> Solved | None:
-        """Three quarters of the input's height and width, or half when that does not fit either."""
+        """Three quarters of the input's height and width, or half when that does not fit either or nothing has to fit."""
         for binding in self.base.model.inputs:
             sides = _pixel_sides(binding)
             if sides and binding.shape:
-                changes = [change for factor in (0.75, 0.5) for change in _scaled(binding, sides, factor)]
+                factors = (0.75, 0.5) if self.limit else (0.5,)
+                changes = [change for factor in factors for change in _scaled(binding, sides, factor)]
                 return self.best(changes)
         return None
 
