@@ -46,7 +46,7 @@ def vram_limit(gpu: Gpu, load: Load, batch: int) -> Limit:
             (have.high_bytes, once.low_bytes),
         )
     )
-    source = usable_reason(gpu) if load.given.vram_bytes is None else "memory given by the user"
+    source = usable_reason(gpu).removesuffix(".") if load.given.vram_bytes is None else "memory given by the user"
     capacity = Span(
         low=left[0],
         nominal=left[1],
