@@ -142,5 +142,11 @@ class Graph:
 
     @property
     def parameter_count(self) -> int:
-        """Elements of all weights."""
-        return sum(self.tensors[name].count for name in self.weights)
+        """Elements of the learned weights: no shapes and indices, no scalars, no scales of Resize and quantisers."""
+        settings = {name for node in self.nodes if node.op in TAKES_SETTINGS for name in node.inputs[1:]}
+        weights = (self.tensors[name] for name in self.weights if name not in settings)
+        return sum(tensor.count for tensor in weights if tensor.shape and (tensor.dtype.is_float or tensor.dtype.bits <= 8))
+
+
+TAKES_SETTINGS = frozenset({"Resize", "Upsample", "QuantizeLinear", "DequantizeLinear"})
+"""Ops whose operands after the first say how, not what: scales, sizes, zero points."""

@@ -4,6 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import vramplan
 from vramplan.errors import ModelError, UsageError
 from vramplan.graph import Graph
 from vramplan.sources.onnx_file import OnnxModel, bind, read_onnx
@@ -137,3 +138,8 @@ def test_sizes_that_do_not_fit_the_graph_name_the_node() -> None:
 def test_one_model_binds_many_times() -> None:
     parsed = model(x=["batch", 3])
     assert [bind(parsed, batch=batch).tensors["x_out"].shape for batch in (1, 4, 8)] == [(1, 3), (4, 3), (8, 3)]
+
+
+def test_a_dimension_may_be_named_by_its_beginning() -> None:
+    whole, short = (vramplan.estimate("yolov8s", dims=dims) for dims in ({"height": 320}, {"H": 320}))
+    assert whole.model.inputs[0].shape == short.model.inputs[0].shape == (1, 3, 320, 640)

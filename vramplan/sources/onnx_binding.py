@@ -49,11 +49,12 @@ class _Binder:
     def bind_named(self, dims: Mapping[str, int]) -> None:
         written = {dim for declared in self.inputs for dim in declared.dims or () if isinstance(dim, str)}
         known = sorted(written - {ANY_DIM})
-        for name, size in dims.items():
+        for given, size in dims.items():
+            name = _meant(given, known)
             if name not in known:
                 hint = close_matches(name, known) if known else "All its dimensions are fixed, or have no name: use --shape."
-                raise UsageError(f"--dim {name}={size}: the model has no dimension {show(name)}", hint=hint)
-            self.bind_symbol(name, size, f"--dim {name}={size}")
+                raise UsageError(f"--dim {given}={size}: the model has no dimension {show(given)}", hint=hint)
+            self.bind_symbol(name, size, f"--dim {given}={size}")
 
     def bind_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         by_name = {declared.name: declared for declared in self.inputs}
@@ -205,3 +206,9 @@ def _written(declared: Declared) -> str:
 def _listed(words: Sequence[str]) -> str:
     shown = list(words[:4]) + ([f"{len(words) - 4} more"] if len(words) > 4 else [])
     return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1]
+
+
+def _meant(given: str, known: Sequence[str]) -> str:
+    """The dimension that *given* names: itself, or the only one that begins so in any case (``H`` for ``height``)."""
+    near = [name for name in known if name.lower().startswith(given.lower())]
+    return near[0] if given not in known and len(near) == 1 else given

@@ -58,7 +58,9 @@ class Source:
         """The graph at these sizes. UsageError for a dimension that stays open, ModelError for a broken model."""
         from vramplan.sources.onnx_file import bind  # noqa: PLC0415  imports onnx
 
-        defaults = {} if shapes else self.default_dims
+        open_dims = {} if shapes else self.default_dims
+        named = tuple(name.lower() for name in dims)
+        defaults = {dim: size for dim, size in open_dims.items() if not dim.lower().startswith(named)}
         return bind(self.onnx, batch=batch, shapes=shapes, dims={**defaults, **dims})
 
     def batch_of(self, graph: Graph) -> int | None:
