@@ -177,7 +177,8 @@ def _quantised_weights(graph: Graph, policy: Policy) -> tuple[set[str], dict[str
 
 def _scales(weight: Tensor, node: Node, policy: Policy) -> Tensor:
     shape = weight.shape or (weight.count,)
-    channels = shape[0] if node.op == "Conv" or node.attributes.get("transB") else shape[-1 if node.op in GEMMS else 1]
+    is_first = node.op == "Conv" or bool(node.attributes.get("transB")) or len(shape) == 1
+    channels = shape[0] if is_first else shape[-1 if node.op in GEMMS else 1]
     count = {
         Granularity.TENSOR: 1,
         Granularity.CHANNEL: channels,

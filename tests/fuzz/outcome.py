@@ -5,6 +5,8 @@ from pathlib import Path
 
 from vramplan.errors import VramplanError
 from vramplan.graph import Graph
+from vramplan.precision import apply_policy, find_policy
+from vramplan.runtimes.tensorrt import Fusions, plan
 from vramplan.sources.onnx_file import bind, read_onnx
 
 MODELS = Path(__file__).parents[2] / "models" / "onnx"
@@ -17,11 +19,13 @@ def content(name: str) -> bytes:
 
 
 def graph_or_error(damaged: bytes) -> Graph | VramplanError:
-    """What reading *damaged* comes to, with every named dimension bound to 64."""
+    """What reading and planning *damaged* comes to, with every named dimension bound to 64."""
     try:
         model = read_onnx(damaged)
         dims = {dim: 64 for value in model.inputs for dim in value.dims or () if isinstance(dim, str) and dim.isidentifier()}
-        return bind(model, dims=dims)
+        graph = bind(model, dims=dims)
+        plan(Fusions.of(graph), apply_policy(graph, find_policy("int8")))
+        return graph
     except VramplanError as error:
         return error
 

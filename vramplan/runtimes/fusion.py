@@ -120,7 +120,7 @@ def fold_constants(graph: Graph) -> set[str]:
     constants = {*graph.weights, *(name for name, tensor in graph.tensors.items() if tensor.value is not None)}
     constants.difference_update(graph.inputs)
     for node in graph.nodes:
-        is_shape = node.op in {"Shape", "Size"} and _is_static(graph.tensors[node.inputs[0]])
+        is_shape = node.op in {"Shape", "Size"} and all(_is_static(graph.tensors[name]) for name in node.reads)
         is_fixed = node.op not in RANDOM and node.op != "DequantizeLinear" and constants.issuperset(node.reads)
         if is_shape or is_fixed:
             constants.update(node.writes)
@@ -170,7 +170,7 @@ def _slice_steps(graph: Graph, node: Node) -> tuple[int, ...]:
 def _moves_only_ones(tensor: Tensor, node: Node) -> bool:
     """A transposition that leaves the order of the dimensions longer than one alone moves no data."""
     order = node.attributes.get("perm")
-    if tensor.shape is None or not isinstance(order, tuple) or len(order) != len(tensor.shape):
+    if tensor.shape is None or not isinstance(order, tuple) or sorted(order) != list(range(len(tensor.shape))):
         return False
     long = [axis for axis in order if tensor.shape[int(axis)] > 1]
     return long == sorted(long)
