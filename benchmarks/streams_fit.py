@@ -23,6 +23,7 @@ from vramplan.capacity.constants import FITTED, Constants, constants
 from vramplan.capacity.span import Span
 from vramplan.capacity.work import FrameWork, frame_work
 from vramplan.estimate import Options, bind
+from vramplan.flops import count_work
 from vramplan.gpus import find_gpu
 from vramplan.graph import Graph
 from vramplan.precision import apply_policy, find_policy
@@ -81,7 +82,8 @@ def work_of(model: str, gflops: float, precision: str, zoo_name: str | None) -> 
     if zoo_name or rebuilt.exists():
         return _graph_work(zoo_name or str(rebuilt), precision)
     if sketch := sketch_of(model):
-        return replace(_fused_work(Fusions.of(sketch), sketch, precision), matrix_flops=round(gflops * 1e9))
+        work = _fused_work(Fusions.of(sketch), sketch, precision)
+        return replace(work, matrix_flops=round(work.matrix_flops * gflops * 1e9 / count_work(sketch).matrix_flops))
     return typical_work(gflops, precision)
 
 
@@ -104,12 +106,13 @@ def _fused_work(fusions: Fusions, graph: Graph, precision: str, *, batch: int = 
 
 @cache
 def typical_work(gflops: float, precision: str) -> FrameWork:
-    """A detector of *gflops*: launches, weights and traffic follow the power law through the built-in detectors."""
-    known = [_graph_work(model.name, precision) for model in zoo().values() if model.name.startswith("yolo")]
+    """A detector of *gflops*: its work follows the power law through the built-in detectors."""
+    names = [model.name for model in zoo().values() if model.name.startswith("yolo")]
+    known = [_graph_work(name, precision) for name in names]
     flops = gflops * 1e9
 
     def law(count: Callable[[FrameWork], int]) -> int:
-        points = [(math.log(work.matrix_flops), math.log(count(work))) for work in known]
+        points = [(math.log(_counted(name)), math.log(count(work))) for name, work in zip(names, known, strict=True)]
         mean_x, mean_y = fmean(x for x, _ in points), fmean(y for _, y in points)
         slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
         return round(math.exp(mean_y + slope * (math.log(flops) - mean_x)))
@@ -117,12 +120,20 @@ def typical_work(gflops: float, precision: str) -> FrameWork:
     return FrameWork(
         arithmetic=precision,
         launch_count=law(lambda work: work.launch_count),
-        matrix_flops=round(flops),
+        matrix_flops=max(round(flops), law(lambda work: work.matrix_flops)),
         weight_bytes=law(lambda work: work.weight_bytes),
         activation_bytes=law(lambda work: work.activation_bytes),
         input_bytes=known[0].input_bytes,
         output_bytes=known[0].output_bytes,
     )
+
+
+@cache
+def _counted(name: str) -> float:
+    """The operations of a frame as they are published: no channels filled up."""
+    source = open_model(name)
+    graph = bind(source, None, Options.of()).graph
+    return count_work(graph).matrix_flops / (source.batch_of(graph) or 1)
 
 
 def fit_latency(chosen: Sequence[Sample]) -> Constants:

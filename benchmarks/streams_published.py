@@ -258,9 +258,10 @@ def _introduction() -> Iterator[str]:
         "No row judges a constant that was fitted to its own card: for each card the inference constants are fitted to all",
         "others. The shape of the formula was chosen with all rows in sight. Nothing in the decode rates is fitted: nominal is",
         "NVIDIA's own note, and the range is the span of pipeline counts around it, some of which are judged below. Models",
-        "without a graph here are stood in for by a typical detector with the published operations (launches, weights and",
-        "traffic by the power law through the built-in detectors); YOLOv6 is drawn in `benchmarks/streams_models.py`. A",
-        "positive error promises more than the card does.",
+        "without a graph here are stood in for by a typical detector with the published operations (launches, weights, traffic",
+        "and filled channels by the power law through the built-in detectors); YOLOv6 is drawn in",
+        "`benchmarks/streams_models.py`. Ultralytics validates an engine at the batch that it was built for, so rows that its",
+        "page gives for batch 1 count as 8. A positive error promises more than the card does.",
         "",
         "| kind | judged | cards | median error | aim | p90 | inside the range | promised too much |",
         "|---|---|---|---|---|---|---|---|",
@@ -285,9 +286,9 @@ def _remarks(by_kind: dict[str, list[Row]]) -> Iterator[str]:
 
 REMAINS = (
     "What remains: sources differ among themselves. YOLOv6-L on a T4 in FP16 at batch 1 is 98 fps in one table and 127 in",
-    "another, YOLOv8n on an A100 1,010 and 3,030. TensorRT 7 reaches about four fifths of what later versions do. MLPerf's",
+    "another. TensorRT 7 reaches about four fifths of what later versions do. MLPerf's",
     "ResNet-50 runs two to three times as fast as the formula says: its activations stay in the cache, and its kernels were",
-    "tuned for months. Small engines in 8 bits gain less from batches than they should. The newest cards have one source each.",
+    "tuned for months. The newest cards have one source each.",
 )
 
 

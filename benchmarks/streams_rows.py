@@ -22,6 +22,12 @@ GFLOPS = HERE / "data" / "published_gflops.csv"
 OFFLINE_BATCH = 64
 """What stands in for "offline", where the batch is the submitter's choice."""
 
+VALIDATED = "val batch=1"
+ENGINE_BATCH = 8
+"""The batch of rows with that condition, whatever was asked: Ultralytics validates a TensorRT engine at the batch that it
+was built for (``self.args.batch = model.batch_size`` in its validator), and the source built these for 8. Its speeds agree:
+an A100 takes 0.52 ms an image in both tests of the 32-bit engine."""
+
 CONTRADICTION_RATIO = 1.5
 """Two readings of one model, card, precision and batch that differ by more cannot both be ordinary."""
 
@@ -70,7 +76,6 @@ def readings() -> tuple[Reading, ...]:
 
 
 def _reading(row: dict[str, str], gflops: dict[str, float]) -> Reading:
-    batch = OFFLINE_BATCH if row["batch"] == "offline" else int(row["batch"]) if row["batch"].isdigit() else None
     return Reading(
         id=int(row["id"]),
         kind=row["kind"],
@@ -78,7 +83,7 @@ def _reading(row: dict[str, str], gflops: dict[str, float]) -> Reading:
         gflops=float(row["gflops_per_frame"]) if row["gflops_per_frame"] else gflops.get(row["model"]),
         precision=_precision(row["precision"]),
         runtime=row["runtime"],
-        batch=batch,
+        batch=_batch(row),
         video=row["video"],
         codec=row["codec"],
         gpu=row["gpu_key"],
@@ -88,6 +93,12 @@ def _reading(row: dict[str, str], gflops: dict[str, float]) -> Reading:
         confidence=row["confidence"],
         source=row["source"],
     )
+
+
+def _batch(row: dict[str, str]) -> int | None:
+    if row["conditions"] == VALIDATED:
+        return ENGINE_BATCH
+    return OFFLINE_BATCH if row["batch"] == "offline" else int(row["batch"]) if row["batch"].isdigit() else None
 
 
 def _precision(text: str) -> str:

@@ -153,6 +153,18 @@ def test_a_result_of_unknown_size_widens_the_range_and_is_never_zero():
     assert result.activations.low_bytes == 0
 
 
+def test_without_reuse_the_results_inside_a_region_count_too():
+    tokens, scores = (1, 64, 64), (1, 64, 64)
+    model = graph(
+        {"q": tokens, "k": tokens, "v": tokens},
+        [("MatMul", "q k", {"s": scores}), ("Softmax", "s", {"p": scores}), ("MatMul", "p v", {"y": tokens})],
+        "y",
+    )
+    result = planned(model)
+    assert result.sum_of_outputs_bytes == 3 * 64 * 64 * 4
+    assert result.lower_bound_bytes <= result.sum_of_outputs_bytes
+
+
 def test_every_layer_is_listed_with_what_it_writes():
     layers = planned(mnist()).layers
     assert [layer.ops for layer in layers][:2] == [("Conv", "Add", "Relu"), ("MaxPool",)]

@@ -85,9 +85,7 @@ def plan(fusions: Fusions, converted: Converted, *, workspace_cap_bytes: int | N
         allocator_slack=_bounded(0, blocks_bytes - own_bytes, max(high_bytes, blocks_bytes) - own_bytes),
         phases={"engine": PhasePeak.of(weights_bytes), "context": PhasePeak.of(blocks_bytes)},
         lower_bound_bytes=largest_live_set(context_requests(program), alignment=ALIGNMENT),
-        sum_of_outputs_bytes=sum(
-            converted.graph.tensors[name].size_bytes for kernel in fused.kernels for name in kernel.writes
-        ),
+        sum_of_outputs_bytes=_all_results_bytes(fused, converted.graph),
         peak=peak,
         layers=tuple(_layers(fused, converted, program)),
     )
@@ -97,6 +95,12 @@ def _placed(fused: FusedGraph, converted: Converted, *, in_place: bool) -> tuple
     """The program, and the bytes of the shared blocks that hold what the context places itself."""
     program = lower(fused, converted, in_place=in_place)
     return program, assign_blocks(context_requests(program), alignment=ALIGNMENT).total_bytes
+
+
+def _all_results_bytes(fused: FusedGraph, graph: Graph) -> int:
+    """What every kernel writes, those inside a region too, as if nothing were ever freed."""
+    kernels = (member for kernel in fused.kernels for member in (kernel.inner or (kernel,)))
+    return sum(graph.tensors[name].size_bytes for kernel in kernels for name in kernel.writes)
 
 
 def context_requests(program: MemoryProgram) -> list[Request]:
