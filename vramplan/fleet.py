@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, EngineMemory, Given, Limit, Load, Margin, Topology, frame_work
 from vramplan.capacity.solve import solve as solve_card
 from vramplan.capacity.tries import Try, tries
-from vramplan.errors import UsageError
+from vramplan.errors import ModelError, UsageError
 from vramplan.estimate import Bound, ModelLike, Options, Shapes, bind, solve
 from vramplan.gpus import Gpu, all_gpus, custom_gpu, find_gpu
 from vramplan.precision import apply_policy, find_policy
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts
-from vramplan.sources import Source, open_model
+from vramplan.sources import Source, engine_path, open_model
 from vramplan.units import parse_bytes
 from vramplan.video import Codec, Stream, Video, parse_stream, parse_video
 
@@ -177,7 +177,9 @@ class _Opened:
 
     def memory(self, batch: int) -> EngineMemory:
         """Weights, and what an execution context adds, at *batch*."""
-        bound = self.bound if batch in (1, self.batch) else bind(self.source, batch, self.options)
+        bound = (
+            self.bound if batch in (1, self.batch) else bind(self.source, batch, _at_batch(self.source, self.options, batch))
+        )
         budget = solve(bound, self.precision, "tensorrt", self.options).budget
         parts = (budget.inputs, budget.activations, budget.outputs, budget.workspace, budget.allocator_slack)
         return EngineMemory(weights=budget.weights, context=sum(parts[1:], start=parts[0]))
@@ -194,12 +196,23 @@ def _engines(model: Models, precision: str, options: Options) -> tuple[list[_Ope
 
 def _open(model: ModelLike, precision: str, options: Options) -> _Opened:
     """Read *model* and bind it to one frame, or to the batch that its file fixes."""
+    if path := engine_path(model):
+        raise ModelError(
+            f"{str(path)[:200]!r}: an engine does not say what it computes", hint="Name the .onnx file it was built from."
+        )
     source = open_model(model)
     declared = source.inputs[0].dims if source.inputs else None
     is_fixed = bool(declared and isinstance(declared[0], int))
-    bound = bind(source, None if is_fixed else 1, options)
+    bound = bind(source, None, options) if is_fixed else bind(source, 1, _at_batch(source, options, 1))
     batch = source.batch_of(bound.graph) if is_fixed else None
     return _Opened(source=source, bound=bound, options=options, precision=precision, batch=batch)
+
+
+def _at_batch(source: Source, options: Options, batch: int) -> Options:
+    """The options with *batch* in place of the batch of a shape that was given: cameras decide how many frames there are."""
+    is_open = {declared.name for declared in source.inputs if isinstance((declared.dims or (0,))[0], str)}
+    shapes = {name: (batch, *shape[1:]) if name in is_open else shape for name, shape in options.shapes.items()}
+    return replace(options, shapes=shapes)
 
 
 def _narrower(opened: Sequence[_Opened], precision: str) -> tuple[Engine, ...] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import vramplan as vp
@@ -132,3 +134,16 @@ def test_a_camera_file_that_is_not_there(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(UsageError):
             read_cameras(path)
+
+
+def test_a_shape_says_how_large_a_frame_is_and_the_cameras_how_many() -> None:
+    by_dims = vp.streams("yolov8n", gpu="t4", dims={"height": 320, "width": 320})
+    by_shape = vp.streams("yolov8n", gpu="t4", shapes={"images": (1, 3, 320, 320)})
+    assert by_shape.streams == by_dims.streams
+
+
+def test_an_engine_cannot_say_what_it_computes(tmp_path: Path) -> None:
+    engine = tmp_path / "yolov8s.engine"
+    engine.write_bytes(b"engine")
+    with pytest.raises(vp.ModelError, match="does not say what it computes"):
+        vp.streams(engine, gpu="t4")
