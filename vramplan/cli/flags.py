@@ -42,3 +42,33 @@ Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, sizes in bytes.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 OutputFile = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there: .json, .csv, .md, .txt.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file of -o if it exists.")]
+
+StreamModels = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL]…", help="Models that look at every frame. Default: yolov8s.")
+]
+CardNames = Annotated[
+    list[str] | None, typer.Option("--gpu", metavar="NAME,…", help="The card: 3090; several: 3090,t4,l4; or all.")
+]
+VideoName = Annotated[str, typer.Option("--video", metavar="V", help="1080p30, 4k25, 720p, 1280x720@15.")]
+CodecName = Annotated[str, typer.Option("--codec", metavar="C", help="h264, hevc, av1, vp9 or mjpeg.")]
+BitDepth = Annotated[int, typer.Option("--bit-depth", metavar="BITS", help="8, 10 or 12 bits a sample.")]
+Cameras = Annotated[
+    list[str] | None, typer.Option("--stream", metavar="S", help="Cameras of several kinds: 12x1080p30/h264, repeated.")
+]
+MixFile = Annotated[str | None, typer.Option("--mix", metavar="FILE", help="The same from a TOML file of [[camera]].")]
+StreamPrecision = Annotated[str, typer.Option("--precision", metavar="P", help="fp32, fp16, bf16, fp8, int8, as-is.")]
+MarginSize = Annotated[str, typer.Option("--margin", metavar="M", help="Memory kept free: 30% or 2GiB.")]
+FrameBatch = Annotated[str, typer.Option("-b", "--batch", metavar="N", help="Frames at once, or auto.")]
+Processes = Annotated[str, typer.Option("--processes", metavar="P", help="A number, or per-stream.")]
+Contexts = Annotated[int | None, typer.Option("--contexts", metavar="K", help="Execution contexts. Default: one a process.")]
+SeparateModels = Annotated[bool, typer.Option("--separate-models", help="Several models live in processes of their own.")]
+InferEvery = Annotated[int, typer.Option("--infer-every", metavar="K", help="Look at every K-th frame.")]
+PerStreamExtra = Annotated[str | None, typer.Option("--per-stream-extra", metavar="SIZE", help="Tracker and queues: 20MiB.")]
+DecodeBy = Annotated[str, typer.Option("--decode", metavar="WHO", help="gpu or cpu.")]
+Require = Annotated[int | None, typer.Option("--require", metavar="N", help="Streams that must fit. Exit 1 when they do not.")]
+Nvdec = Annotated[int | None, typer.Option("--nvdec", metavar="N", help="Decoder engines of the card.")]
+DecodeFps = Annotated[float | None, typer.Option("--decode-fps", metavar="F", help="Measured decode rate of the whole card.")]
+InferFps = Annotated[float | None, typer.Option("--infer-fps", metavar="F", help="Measured inference rate of the whole card.")]
+AnyVram = Annotated[
+    str | None, typer.Option("--vram", metavar="SIZE", help="Memory that CUDA can allocate; needs no --gpu: 24GiB.")
+]

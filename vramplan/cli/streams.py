@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from vramplan.cli import arguments
+from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
 from vramplan.errors import UsageError
 
@@ -18,59 +18,35 @@ if TYPE_CHECKING:
 
 
 def streams_command(
-    model: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]…", help="Models that look at every frame. Default: yolov8s.")
-    ] = None,
+    model: flags.StreamModels = None,
     *,
-    gpu: Annotated[
-        list[str] | None, typer.Option("--gpu", metavar="NAME,…", help="The card: 3090; several: 3090,t4,l4; or all.")
-    ] = None,
-    video: Annotated[str, typer.Option("--video", metavar="V", help="1080p30, 4k25, 720p, 1280x720@15.")] = "1080p30",
-    codec: Annotated[str, typer.Option("--codec", metavar="C", help="h264, hevc, av1, vp9 or mjpeg.")] = "h264",
-    bit_depth: Annotated[int, typer.Option("--bit-depth", metavar="BITS", help="8, 10 or 12 bits a sample.")] = 8,
-    stream: Annotated[
-        list[str] | None, typer.Option("--stream", metavar="S", help="Cameras of several kinds: 12x1080p30/h264, repeated.")
-    ] = None,
-    mix: Annotated[str | None, typer.Option("--mix", metavar="FILE", help="The same from a TOML file of [[camera]].")] = None,
-    precision: Annotated[str, typer.Option("--precision", metavar="P", help="fp32, fp16, bf16, fp8, int8, as-is.")] = "fp16",
-    margin: Annotated[str, typer.Option("--margin", metavar="M", help="Memory kept free: 30% or 2GiB.")] = "30%",
-    batch: Annotated[str, typer.Option("-b", "--batch", metavar="N", help="Frames at once, or auto.")] = "auto",
-    processes: Annotated[str, typer.Option("--processes", metavar="P", help="A number, or per-stream.")] = "1",
-    contexts: Annotated[
-        int | None, typer.Option("--contexts", metavar="K", help="Execution contexts. Default: one a process.")
-    ] = None,
-    separate_models: Annotated[
-        bool, typer.Option("--separate-models", help="Several models live in processes of their own.")
-    ] = False,
-    infer_every: Annotated[int, typer.Option("--infer-every", metavar="K", help="Look at every K-th frame.")] = 1,
-    per_stream_extra: Annotated[
-        str | None, typer.Option("--per-stream-extra", metavar="SIZE", help="Tracker and queues: 20MiB.")
-    ] = None,
-    decode: Annotated[str, typer.Option("--decode", metavar="WHO", help="gpu or cpu.")] = "gpu",
-    require: Annotated[
-        int | None, typer.Option("--require", metavar="N", help="Streams that must fit. Exit 1 when they do not.")
-    ] = None,
-    nvdec: Annotated[int | None, typer.Option("--nvdec", metavar="N", help="Decoder engines of the card.")] = None,
-    decode_fps: Annotated[
-        float | None, typer.Option("--decode-fps", metavar="F", help="Measured decode rate of the whole card.")
-    ] = None,
-    infer_fps: Annotated[
-        float | None, typer.Option("--infer-fps", metavar="F", help="Measured inference rate of the whole card.")
-    ] = None,
-    vram: Annotated[
-        str | None, typer.Option("--vram", metavar="SIZE", help="Memory that CUDA can allocate; needs no --gpu: 24GiB.")
-    ] = None,
-    dim: Annotated[list[str] | None, typer.Option("--dim", metavar="NAME=N", help="A dynamic dimension: height=640.")] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each card and limit.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there; .json .csv .md .txt.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of -o if it exists.")] = False,
+    gpu: flags.CardNames = None,
+    video: flags.VideoName = "1080p30",
+    codec: flags.CodecName = "h264",
+    bit_depth: flags.BitDepth = 8,
+    stream: flags.Cameras = None,
+    mix: flags.MixFile = None,
+    precision: flags.StreamPrecision = "fp16",
+    margin: flags.MarginSize = "30%",
+    batch: flags.FrameBatch = "auto",
+    processes: flags.Processes = "1",
+    contexts: flags.Contexts = None,
+    separate_models: flags.SeparateModels = False,
+    infer_every: flags.InferEvery = 1,
+    per_stream_extra: flags.PerStreamExtra = None,
+    decode: flags.DecodeBy = "gpu",
+    require: flags.Require = None,
+    nvdec: flags.Nvdec = None,
+    decode_fps: flags.DecodeFps = None,
+    infer_fps: flags.InferFps = None,
+    vram: flags.AnyVram = None,
+    dim: flags.Dims = None,
+    shape: flags.Shapes = None,
+    json: flags.Json = False,
+    csv: flags.Csv = False,
+    markdown: flags.Markdown = False,
+    output: flags.OutputFile = None,
+    force: flags.Force = False,
 ) -> int:
     """How many video streams a card carries, and what stops the next one: memory, decoder, compute or PCIe.
 
