@@ -36,16 +36,22 @@ def _bindings(declared: Iterable[Declared], graph: Graph) -> Iterable[Binding]:
 
 
 def describe_peak(plan: Plan) -> PeakMoment:
-    """Who is alive at the peak, largest first, and which op lets each go."""
+    """Who is alive at the peak, largest first, and which op lets each go; a compiled region is opened."""
     program, peak = plan.program, plan.peak
     lifetimes = program.lifetimes()
-    live = []
+    op, live = program.ops[peak.op_index], list[LiveBuffer]()
     for index in peak.live:
         buffer, stop = program.buffers[index], lifetimes[index].stop
         until = program.ops[program.events[stop].op_index] if stop < len(program.events) else ""
-        live.append(LiveBuffer(name=buffer.name, role=buffer.role.value, size_bytes=buffer.size_bytes, until=until))
+        inside = plan.inside.get(buffer.name)
+        rows = inside.live if inside else ()
+        op = inside.op if inside else op
+        live += (LiveBuffer(name=name, role=buffer.role.value, size_bytes=size, until=last) for name, size, last in rows)
+        rest = buffer.size_bytes - sum(size for _, size, _ in rows)
+        if rest or not inside:
+            live.append(LiveBuffer(name=buffer.name, role=buffer.role.value, size_bytes=rest, until=until))
     live.sort(key=lambda item: (-item.size_bytes, item.name))
-    return PeakMoment(op=program.ops[peak.op_index], index=peak.op_index, live=tuple(live))
+    return PeakMoment(op=op, index=peak.op_index, live=tuple(live))
 
 
 def describe_coverage(graph: Graph) -> Coverage:

@@ -1,6 +1,7 @@
 import pytest
 
 from tests.graphs import IMAGE, KERNEL, graph
+from vramplan.describe import describe_peak
 from vramplan.dtypes import DType
 from vramplan.graph import Graph, Node, Tensor
 from vramplan.precision import apply_policy, find_policy
@@ -171,3 +172,17 @@ def test_every_layer_is_listed_with_what_it_writes():
     assert layers[0].output_bytes == 25_088
     assert layers[0].weights_bytes == (200 + 8) * 4
     assert max(layer.live_bytes for layer in layers) == planned(mnist()).peak.live_bytes
+
+
+def test_a_region_is_opened_at_its_own_peak():
+    # s [0, 2) 16 KiB and p [1, 3) 16 KiB: both are alive while Softmax runs
+    tokens, scores = (1, 64, 64), (1, 64, 64)
+    model = graph(
+        {"q": tokens, "k": tokens, "v": tokens},
+        [("MatMul", "q k", {"s": scores}), ("Softmax", "s", {"p": scores}), ("MatMul", "p v", {"y": tokens})],
+        "y",
+    )
+    moment = describe_peak(planned(model))
+    inside = {item.name: (item.size_bytes, item.until) for item in moment.live if item.role == "workspace"}
+    assert moment.op == "Softmax_1"
+    assert inside == {"s": (16_384, "Softmax_1"), "p": (16_384, "MatMul_2")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 
 from vramplan.allocators.offsets import assign_offsets
 from vramplan.allocators.placement import Request
@@ -135,7 +136,7 @@ class _Lowering:
         for name in kernel.writes:
             self.hold(name, Role.OUTPUT if self.storage(name) in self.outputs else Role.ACTIVATION)
         if kernel.inner and (size_bytes := self.scratch(kernel, self.tensors)):
-            buffer = Buffer(name=f"scratch of {kernel.name}", role=Role.WORKSPACE, size_bytes=size_bytes, path=kernel.name)
+            buffer = Buffer(name=scratch_name(kernel), role=Role.WORKSPACE, size_bytes=size_bytes, path=kernel.name)
             self.builder.free(self.builder.hold(buffer))
         for name in dict.fromkeys(map(self.storage, (*kernel.reads, *kernel.writes))):
             if self.last_use[name] == index and name in self.held and name not in self.bindings:
@@ -150,20 +151,41 @@ class _Lowering:
             self.held[storage] = self.builder.hold(Buffer(name=storage, role=role, size_bytes=size_bytes, path=storage))
 
 
+def scratch_name(kernel: Kernel) -> str:
+    """What the scratch buffer of a region is called."""
+    return f"scratch of {kernel.name}"
+
+
 def region_scratch(kernel: Kernel, tensors: Mapping[str, Tensor]) -> int:
     """Bytes that a compiled region needs for the results inside it: one block with offsets, each result to its last use.
 
     BERT-base in 16 bits, batch 32 × 128: nine hidden-size tensors, 56,623,104 B; the build log says 56,631,296.
     """
+    requests = [Request(tensors[name].size_bytes, lifetime) for name, lifetime in inner_lifetimes(kernel).items()]
+    return assign_offsets(requests, alignment=ALIGNMENT).total_bytes
+
+
+def inner_lifetimes(kernel: Kernel) -> dict[str, Lifetime]:
+    """When each result inside a region is held, in steps of its inner kernels."""
     starts: dict[str, int] = {}
     stops: dict[str, int] = {}
     for step, member in enumerate(kernel.inner):
         starts.update(dict.fromkeys(member.writes, step))
         stops.update(dict.fromkeys((*member.reads, *member.writes), step + 1))
-    for name in kernel.writes:
-        starts.pop(name, None)
-    requests = [Request(tensors[name].size_bytes, Lifetime(start, stops[name])) for name, start in starts.items()]
-    return assign_offsets(requests, alignment=ALIGNMENT).total_bytes
+    return {name: Lifetime(start, stops[name]) for name, start in starts.items() if name not in kernel.writes}
+
+
+def region_peak(kernel: Kernel, tensors: Mapping[str, Tensor]) -> tuple[Kernel, dict[str, Kernel]]:
+    """The inner kernel at which most results inside a region are alive, and for each of those the kernel that lets it go."""
+    lifetimes = inner_lifetimes(kernel)
+    change = [0] * (len(kernel.inner) + 1)
+    for name, (start, stop) in lifetimes.items():
+        change[start] += tensors[name].size_bytes
+        change[stop] -= tensors[name].size_bytes
+    live = list(accumulate(change))
+    step = live.index(max(live))
+    alive = {name: stop for name, (start, stop) in lifetimes.items() if start <= step < stop}
+    return kernel.inner[step], {name: kernel.inner[stop - 1] for name, stop in alive.items()}
 
 
 def region_floor(kernel: Kernel, tensors: Mapping[str, Tensor]) -> int:

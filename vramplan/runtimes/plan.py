@@ -38,11 +38,19 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """What a compiled region holds at its own peak: the op, and for each result its bytes and the op that lets it go."""
+
+    op: str
+    live: tuple[tuple[str, int, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How one runtime holds memory for one graph at one precision; everything but the context of the process.
 
     ``lower_bound_bytes`` is the largest live set of what the runtime places itself; ``sum_of_outputs_bytes`` what its
-    results would take if nothing were ever freed.
+    results would take if nothing were ever freed. ``inside`` opens the scratch buffers of compiled regions, by name.
     """
 
     program: MemoryProgram
@@ -56,4 +64,5 @@ class Plan:
     lower_bound_bytes: int
     sum_of_outputs_bytes: int
     peak: Peak
+    inside: Mapping[str, Inside]
     layers: tuple[Layer, ...]

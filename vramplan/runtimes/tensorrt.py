@@ -32,8 +32,8 @@ from vramplan.precision import Converted
 from vramplan.program import Action, MemoryProgram, Peak, Role
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.fusion import FusedGraph, finish, prepare
-from vramplan.runtimes.lowering import ALIGNMENT, lower, region_floor, region_scratch
-from vramplan.runtimes.plan import Layer, PhasePeak, Plan
+from vramplan.runtimes.lowering import ALIGNMENT, lower, region_floor, region_peak, region_scratch, scratch_name
+from vramplan.runtimes.plan import Inside, Layer, PhasePeak, Plan
 from vramplan.units import KIB, MIB
 
 PERSISTENT = Range(low_bytes=0, nominal_bytes=125 * KIB, high_bytes=2 * MIB, evidence=Evidence.BOUNDED)
@@ -87,6 +87,7 @@ def plan(fusions: Fusions, converted: Converted, *, workspace_cap_bytes: int | N
         lower_bound_bytes=largest_live_set(context_requests(program), alignment=ALIGNMENT),
         sum_of_outputs_bytes=_all_results_bytes(fused, converted.graph),
         peak=peak,
+        inside=_inside(fused, converted.graph, {buffer.name for buffer in alive}),
         layers=tuple(_layers(fused, converted, program)),
     )
 
@@ -95,6 +96,17 @@ def _placed(fused: FusedGraph, converted: Converted, *, in_place: bool) -> tuple
     """The program, and the bytes of the shared blocks that hold what the context places itself."""
     program = lower(fused, converted, in_place=in_place)
     return program, assign_blocks(context_requests(program), alignment=ALIGNMENT).total_bytes
+
+
+def _inside(fused: FusedGraph, graph: Graph, alive: set[str]) -> dict[str, Inside]:
+    """The regions whose scratch is alive at the peak, opened."""
+    opened = {}
+    for kernel in fused.kernels:
+        if kernel.inner and scratch_name(kernel) in alive:
+            member, live = region_peak(kernel, graph.tensors)
+            rows = ((name, graph.tensors[name].size_bytes, until.name) for name, until in live.items())
+            opened[scratch_name(kernel)] = Inside(op=member.name, live=tuple(rows))
+    return opened
 
 
 def _all_results_bytes(fused: FusedGraph, graph: Graph) -> int:
