@@ -425,11 +425,18 @@ def test_every_published_reading_lies_in_its_range() -> None:
             assert span.evidence is Evidence.BOUNDED
 
 
-def test_only_the_h200_is_measured() -> None:
+def test_an_h100_takes_what_an_h200_does_as_the_rule_says() -> None:
+    h100, h200 = find_gpu("h100-sxm"), find_gpu("h200")
+    assert bare_context_bytes(h100) == bare_context_bytes(h200)  # both have 132 SM of 2,048 threads
+    assert context_bytes(h100, "torch") == context_bytes(h200, "torch")
+    assert context_bytes(h100, "torch", uses_gemm=True).nominal_bytes == 783_089_664 - 56_623_104
+
+
+def test_only_two_cards_are_measured() -> None:
     measured = {
         gpu.key for gpu in all_gpus() for runtime in RUNTIMES if context_bytes(gpu, runtime).evidence is Evidence.MEASURED
     }
-    assert measured == {"h200-sxm"}
+    assert measured == {"h200-sxm", "h100-sxm"}
 
 
 @every_gpu

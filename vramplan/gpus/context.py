@@ -1,7 +1,7 @@
 """What a process takes on the GPU before it allocates anything: the CUDA context and the libraries' kernels.
 
-Readings are in ``context.csv``; only the H200's are measured by us. For other cards there is one rule, read off them:
-the driver reserves memory for every thread that can be resident (stack and local memory; a stack is 1 KiB by
+Readings are in ``context.csv``; only those of the H200 and the H100 are measured by us. For other cards there is one rule,
+read off them: the driver reserves memory for every thread that can be resident (stack and local memory; a stack is 1 KiB by
 default), and 2 KiB a thread gives the bare contexts to 4 % on the three cards with a current driver:
 
     H200          132 SM x 2048 threads x 2 KiB = 528 MiB   read 526.8
@@ -101,43 +101,40 @@ def _context(gpu: Gpu | None, runtime: str, uses_gemm: bool | None) -> tuple[Ran
         raise UsageError(f"unknown runtime {runtime[:80]!r}", hint=close_matches(runtime, RUNTIMES))
     if gpu is None:
         return _of_any_card(runtime)
-    if gpu.key == _MEASURED_KEY:
-        return _measured_context(runtime, uses_gemm)
+    if runtime == "torch" and _measured(gpu.key, runtime, "first_gemm"):
+        return _measured_torch(gpu, uses_gemm)
+    if gpu.key == _H200:
+        return _measured_onnxruntime() if runtime == "onnxruntime" else _between_measured()
     bare = bare_context_bytes(gpu)
     if bare is None:
         return _of_any_card(runtime)
     return _shared(bare) if gpu.unified_memory else _scaled(bare)
 
 
-_MEASURED_KEY = "h200-sxm"
+_H200 = "h200-sxm"
 _MEASURED_ON = "on an H200 (driver 580.159.04)"
 
 
-def _measured_context(runtime: str, uses_gemm: bool | None) -> tuple[Range, str]:
-    if runtime == "torch":
-        return _measured_torch(uses_gemm)
-    return _measured_onnxruntime() if runtime == "onnxruntime" else _between_measured()
-
-
-def _measured(runtime: str, stage: str) -> list[int]:
-    """Our own readings, ascending."""
+def _measured(gpu_key: str, runtime: str, stage: str) -> list[int]:
+    """Our own readings of a card, ascending."""
     own = (reading for reading in context_readings() if reading.evidence is Evidence.MEASURED)
-    return sorted(reading.context_bytes for reading in own if (reading.runtime, reading.stage) == (runtime, stage))
+    wanted = (gpu_key, runtime, stage)
+    return sorted(reading.context_bytes for reading in own if (reading.gpu_key, reading.runtime, reading.stage) == wanted)
 
 
-def _measured_torch(uses_gemm: bool | None) -> tuple[Range, str]:
-    (without,) = _measured("torch", "first_convolution")
-    (with_gemm,) = _measured("torch", "first_gemm")
+def _measured_torch(gpu: Gpu, uses_gemm: bool | None) -> tuple[Range, str]:
+    (without,) = _measured(gpu.key, "torch", "first_convolution")
+    (with_gemm,) = _measured(gpu.key, "torch", "first_gemm")
     low = with_gemm if uses_gemm else without
     high = without if uses_gemm is False else with_gemm
-    reason = f"Measured {_MEASURED_ON} with torch 2.11; the first matrix product adds 64 MiB."
+    reason = "Measured on this card (driver 580.159.04) with torch 2.11; the first matrix product adds 64 MiB."
     return Range(low_bytes=low, nominal_bytes=high, high_bytes=high, evidence=Evidence.MEASURED), reason
 
 
 def _measured_onnxruntime() -> tuple[Range, str]:
     """Sessions of six models, their initializers subtracted; the first run may still load kernels."""
-    sessions = _measured("onnxruntime", "session")
-    kernels = _measured("torch", "first_gemm")[0] - _measured("torch", "first_tensor")[0]
+    sessions = _measured(_H200, "onnxruntime", "session")
+    kernels = _measured(_H200, "torch", "first_gemm")[0] - _measured(_H200, "torch", "first_tensor")[0]
     reason = (
         f"Measured {_MEASURED_ON} with ONNX Runtime 1.30: six sessions less their initializers; the high end adds what"
         " convolution and matrix kernels took in PyTorch, as the first run loads them."
@@ -152,13 +149,13 @@ def _measured_onnxruntime() -> tuple[Range, str]:
 
 def _between_measured() -> tuple[Range, str]:
     """TensorRT was not measured: it needs a context, and is taken to load no more kernels than PyTorch does."""
-    (bare,) = _measured("cuda", "context")
-    (torch_with_gemm,) = _measured("torch", "first_gemm")
+    (bare,) = _measured(_H200, "cuda", "context")
+    (torch_with_gemm,) = _measured(_H200, "torch", "first_gemm")
     reason = (
         f"Not measured with TensorRT; {_MEASURED_ON} low is a bare CUDA context, nominal is ONNX Runtime (the other runtime"
         " without PyTorch), high is PyTorch with its kernels loaded."
     )
-    nominal = lower_median(_measured("onnxruntime", "session"))
+    nominal = lower_median(_measured(_H200, "onnxruntime", "session"))
     return Range(low_bytes=bare, nominal_bytes=nominal, high_bytes=torch_with_gemm, evidence=Evidence.BOUNDED), reason
 
 
