@@ -1,7 +1,5 @@
 """A memory program: what is held, when, and how much that is."""
 
-import time
-
 import pytest
 
 from vramplan.program import Action, Buffer, Event, Lifetime, MemoryProgram, Peak, Phase, ProgramBuilder, Role
@@ -132,8 +130,6 @@ def test_the_builder_refuses_events_after_the_last_phase():
 def test_three_hundred_thousand_events_are_fine():
     count = 150_000
     events = [event for i in range(count) for event in ((HOLD, i), (FREE, i - 1)) if event[1] >= 0]
-    started = time.perf_counter()
     long = program([1 + i % 9 for i in range(count)], events)
     assert long.peak().live_bytes == 9 + 8
     assert long.peak("all") == long.peak()
-    assert time.perf_counter() - started < 10  # about 1 s on one core of a laptop; the limit is for busy machines
