@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, EngineMemory, Given, Limit, Load, Margin, Topology, frame_work
 from vramplan.capacity.solve import solve as solve_card
 from vramplan.capacity.tries import Try, tries
+from vramplan.describe import describe_model
 from vramplan.errors import ModelError, UsageError
 from vramplan.estimate import Bound, ModelLike, Options, Shapes, bind, solve
 from vramplan.gpus import Gpu, all_gpus, custom_gpu, find_gpu
-from vramplan.precision import apply_policy, find_policy
+from vramplan.precision import NARROWER, Converted, apply_policy, find_policy
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts
 from vramplan.sources import Source, engine_path, open_model
@@ -23,7 +24,6 @@ DEFAULT_MODEL = "yolov8s"
 DEFAULT_PRECISION = "fp16"
 DEFAULT_VIDEO = "1080p30"
 DEFAULT_MARGIN = 0.30
-NARROWER = {"fp32": "fp16", "fp16": "int8", "bf16": "int8", "as-is": "fp16"}
 
 Models = ModelLike | Sequence[ModelLike]
 Cards = str | Gpu | Sequence[str | Gpu]
@@ -163,10 +163,13 @@ class _Opened:
     batch: int | None
 
     @property
+    def converted(self) -> Converted:
+        return apply_policy(self.bound.graph, find_policy(self.precision))
+
+    @property
     def engine(self) -> Engine:
-        policy = find_policy(self.precision)
-        converted = apply_policy(self.bound.graph, policy)
-        fusions = self.bound.fusions
+        converted, fusions = self.converted, self.bound.fusions
+        policy = converted.policy
         work = frame_work(
             fusions.plain if policy.name == "fp32" else fusions.joined,
             converted,
@@ -190,7 +193,7 @@ def _engines(model: Models, precision: str, options: Options) -> tuple[list[_Ope
     if not models:
         raise UsageError("no model is named", hint="Try yolov8s, or name an .onnx file.")
     opened = [_open(each, find_policy(precision).name, options) for each in models]
-    facts = tuple(solve(each.bound, each.precision, "tensorrt", options).model for each in opened)
+    facts = tuple(describe_model(each.source, each.converted.graph) for each in opened)
     return opened, facts
 
 
@@ -217,7 +220,7 @@ def _at_batch(source: Source, options: Options, batch: int) -> Options:
 
 def _narrower(opened: Sequence[_Opened], precision: str) -> tuple[Engine, ...] | None:
     narrower = NARROWER.get(find_policy(precision).name)
-    return None if narrower is None else tuple(replace(each, precision=narrower).engine for each in opened)
+    return tuple(replace(each, precision=narrower[0]).engine for each in opened) if narrower else None
 
 
 def _cameras(

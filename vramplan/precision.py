@@ -91,6 +91,9 @@ POLICIES = {
     )
 }  # fmt: skip
 
+NARROWER = {"as-is": ("fp16", "int8"), "fp32": ("fp16", "int8"), "fp16": ("int8",), "bf16": ("int8", "fp8")}
+"""The policies to try next when something has to be smaller or faster, the least change first."""
+
 ALIASES = {
     "float32": "fp32", "float": "fp32", "tf32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16",
     "float8": "fp8", "asis": "as-is", "native": "as-is",

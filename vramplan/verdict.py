@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 
 from vramplan.errors import VramplanError
 from vramplan.gpus import Gpu, usable_bytes
+from vramplan.precision import NARROWER
 from vramplan.result import Binding, Estimate
 from vramplan.units import format_bytes
 
 TRY_COUNT = 3
-NARROWER = {"as-is": ("fp16", "int8"), "fp32": ("fp16", "int8"), "fp16": ("int8",), "bf16": ("int8", "fp8")}
-"""The next precisions to try, the least change first."""
-
 LARGEST_BATCH = 4096
 """Nobody asks for more in one request, and the search for a larger batch has to stop somewhere."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
 from vramplan.errors import UsageError
@@ -91,15 +89,10 @@ def _emit(target: Output, report: Report) -> None:
     """The report in its format; what would disturb a file or a program goes to standard error."""
     from vramplan.report import export, terminal  # noqa: PLC0415  keeps start-up fast
 
-    match target.format:
-        case Format.JSON:
-            target.emit(export.estimate_json(report))
-        case Format.CSV:
-            target.emit(export.estimate_csv(report))
-        case Format.MARKDOWN:
-            target.emit(export.estimate_markdown(report))
-        case Format.TABLE:
-            target.emit(terminal.estimate_text(report, width=target.width, colour=target.colour))
-    if target.path is not None or target.format is Format.CSV:
-        for line in terminal.verdict_lines(report.verdict):
-            typer.echo(line, err=True)
+    writers = {
+        Format.JSON: export.estimate_json,
+        Format.CSV: export.estimate_csv,
+        Format.MARKDOWN: export.estimate_markdown,
+        Format.TABLE: lambda it: terminal.estimate_text(it, width=target.width, colour=target.colour),
+    }
+    target.report(report, writers, lambda it: terminal.verdict_lines(it.verdict))

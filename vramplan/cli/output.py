@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
 from vramplan.errors import MachineError, UsageError
+
+T = TypeVar("T")
 
 TABLE_WIDTH = 100
 BROKEN_PIPE = 141
@@ -72,6 +76,13 @@ class Output:
         if self.path is not None or not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
             return TABLE_WIDTH
         return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
+
+    def report(self, result: T, writers: Mapping[Format, Callable[[T], str]], verdict: Callable[[T], Iterable[str]]) -> None:
+        """Write *result* in the format; its verdict goes to standard error where it would disturb a file or a program."""
+        self.emit(writers[self.format](result))
+        if self.path is not None or self.format is Format.CSV:
+            for line in verdict(result):
+                typer.echo(line, err=True)
 
     def emit(self, text: str) -> None:
         """Write *text*, all of it."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
 from vramplan.errors import UsageError
@@ -102,15 +100,10 @@ def _emit(target: Output, plan: StreamsPlan) -> None:
     """The plan in its format; what would disturb a file or a program goes to standard error."""
     from vramplan.report import streams_export, streams_terminal  # noqa: PLC0415  keeps start-up fast
 
-    match target.format:
-        case Format.JSON:
-            target.emit(streams_export.streams_json(plan))
-        case Format.CSV:
-            target.emit(streams_export.streams_csv(plan))
-        case Format.MARKDOWN:
-            target.emit(streams_export.streams_markdown(plan))
-        case Format.TABLE:
-            target.emit(streams_terminal.streams_text(plan, width=target.width, colour=target.colour))
-    if target.path is not None or target.format is Format.CSV:
-        for line in streams_terminal.verdict_lines(plan):
-            typer.echo(line, err=True)
+    writers = {
+        Format.JSON: streams_export.streams_json,
+        Format.CSV: streams_export.streams_csv,
+        Format.MARKDOWN: streams_export.streams_markdown,
+        Format.TABLE: lambda it: streams_terminal.streams_text(it, width=target.width, colour=target.colour),
+    }
+    target.report(plan, writers, streams_terminal.verdict_lines)

@@ -125,13 +125,9 @@ def context_requests(program: MemoryProgram) -> list[Request]:
 
 def context_peak(program: MemoryProgram) -> Peak:
     """The first step at which most of the context's own bytes are live; ``live`` names everything held then."""
-    live_bytes = most_bytes = step_of_most = 0
-    for step, (action, index, _) in enumerate(program.events):
-        if program.buffers[index].role in OWN_ROLES:
-            size_bytes = program.buffers[index].size_bytes
-            live_bytes += size_bytes if action is Action.HOLD else -size_bytes
-        if live_bytes > most_bytes:
-            most_bytes, step_of_most = live_bytes, step
+    held = list(_own_live_bytes(program))
+    most_bytes = max(held, default=0)
+    step_of_most = held.index(most_bytes) if held else 0
     live = tuple(program.live_at(step_of_most))
     op_index = program.events[step_of_most].op_index if program.events else 0
     return Peak(step=step_of_most, op_index=op_index, live_bytes=most_bytes, live=live)
@@ -191,10 +187,17 @@ def _layers(fused: FusedGraph, converted: Converted, program: MemoryProgram) -> 
 
 
 def _live_by_op(program: MemoryProgram) -> list[int]:
-    most, live_bytes = [0] * len(program.ops), 0
-    for action, index, op_index in program.events:
-        if program.buffers[index].role in OWN_ROLES:
-            size_bytes = program.buffers[index].size_bytes
-            live_bytes += size_bytes if action is Action.HOLD else -size_bytes
-        most[op_index] = max(most[op_index], live_bytes)
+    most = [0] * len(program.ops)
+    for event, live_bytes in zip(program.events, _own_live_bytes(program), strict=True):
+        most[event.op_index] = max(most[event.op_index], live_bytes)
     return most
+
+
+def _own_live_bytes(program: MemoryProgram) -> Iterator[int]:
+    """What the context itself holds after each event."""
+    live_bytes = 0
+    for action, index, _ in program.events:
+        buffer = program.buffers[index]
+        if buffer.role in OWN_ROLES:
+            live_bytes += buffer.size_bytes if action is Action.HOLD else -buffer.size_bytes
+        yield live_bytes
