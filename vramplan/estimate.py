@@ -1,10 +1,14 @@
-"""From a model to its memory budget, in a straight line: source → graph → precision → runtime → budget."""
+"""From a model to its memory budget, in a straight line: source → graph → precision → runtime → budget.
+
+A PyTorch module takes the other road, `vramplan.modules`: source → inputs → trace → allocator → budget.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vramplan.budget import Budget
 from vramplan.describe import describe_coverage, describe_model, describe_peak
@@ -17,12 +21,21 @@ from vramplan.result import Estimate, Profile
 from vramplan.runtimes import tensorrt
 from vramplan.runtimes.plan import Plan
 from vramplan.sources import Source, engine_path, open_model
+from vramplan.sources.torch_spec import is_torch_model, require_torch
 from vramplan.sources.trt_engine import read_engine
+from vramplan.sources.zoo import find_zoo_model
 
-ModelLike = str | os.PathLike[str] | bytes
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vramplan.modules import ModuleOptions
+    from vramplan.sources.torch_model import TorchModel
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | bytes | nn.Module"
 Shapes = Mapping[str, tuple[int, ...]]
 
-RUNTIMES = ("tensorrt",)
+RUNTIMES = ("tensorrt", "torch")
+MEMORY_FORMATS = ("contiguous", "channels_last")
 
 
 def estimate(
@@ -30,30 +43,69 @@ def estimate(
     *,
     batch: int | None = None,
     precision: str = "as-is",
-    runtime: str = "tensorrt",
+    runtime: str | None = None,
     gpu: str | Gpu | None = None,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     shapes: Shapes | None = None,
     dims: Mapping[str, int] | None = None,
     max_shapes: Shapes | None = None,
     workspace_bytes: int | None = None,
+    memory_format: str | None = None,
+    drop_outputs: bool = False,
+    allow_pickle: bool = False,
 ) -> Estimate:
     """How much GPU memory *model* takes, part by part, without running it.
 
     model            an ``.onnx`` file or its bytes, the name of a zoo model (``yolov8s``), or a built TensorRT engine,
-                     which is asked for its own numbers
-    batch            size of the batch axis; None: 1, or what the file fixes
-    precision        fp32, fp16, bf16, fp8, int8, int4, or as-is
-    gpu              a name (``"3090"``), a `Gpu`, or None; it decides the context
+                     which is asked for its own numbers; for PyTorch an ``nn.Module`` (fp32 on the CPU, or meta),
+                     ``package.module:factory``, ``file.py:factory``, ``.pt2``, TorchScript, safetensors, a state_dict
+    batch            size of the batch axis; None: 1, or what the file or the example inputs have
+    precision        fp32, fp16, bf16, fp8, int8, int4, or as-is; for PyTorch also autocast-fp16 and autocast-bf16
+    runtime          tensorrt or torch; None: torch for what only PyTorch reads, else tensorrt
+    gpu              a name (``"3090"``), a `Gpu`, or None; it decides the context, and kernels of PyTorch
+    args, kwargs     example inputs of a module, on any device, meta included
     shapes, dims     whole shapes by input name, sizes by symbolic dimension
     max_shapes       the largest shapes of an engine's profile, by input name: what the engine pays for
     workspace_bytes  the builder's workspace limit; None: no limit
+    memory_format    contiguous or channels_last, for PyTorch
+    drop_outputs     whether PyTorch's steady loop lets go of the last results before it runs again
+    allow_pickle     whether a pickled ``.pt`` may be loaded, which runs code from the file
 
-    Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read.
+    Raises `UsageError` for arguments that make no sense, `ModelError` for a model that cannot be read or run, and
+    `MachineError` when PyTorch is needed and missing.
     """
-    options = Options.of(gpu=gpu, shapes=shapes, dims=dims, max_shapes=max_shapes, workspace_bytes=workspace_bytes)
+    options = Options.of(
+        gpu=gpu,
+        args=args,
+        kwargs=kwargs,
+        shapes=shapes,
+        dims=dims,
+        max_shapes=max_shapes,
+        workspace_bytes=workspace_bytes,
+        memory_format=memory_format,
+        drop_outputs=drop_outputs,
+        allow_pickle=allow_pickle,
+    )
     if path := engine_path(model):
         return estimate_engine(read_engine(path), options.gpu)
+    runtime = find_runtime(model, runtime)
+    if runtime == "torch":
+        return solve_module(open_module(model, options), batch, precision, options)
     return solve(bind(open_model(model), batch, options), precision, runtime, options)
+
+
+def find_runtime(model: ModelLike, runtime: str | None) -> str:
+    """The runtime that was asked for, or the one that *model* calls for; `UsageError` when the two do not go together."""
+    needs_torch = is_torch_model(model)
+    chosen = runtime or ("torch" if needs_torch else "tensorrt")
+    if chosen not in RUNTIMES:
+        raise UsageError(f"runtime {chosen[:40]!r} is not modelled", hint=close_matches(chosen, RUNTIMES))
+    if needs_torch and chosen != "torch":
+        raise UsageError(f"{chosen} takes an ONNX file, not a PyTorch model", hint="Use --runtime torch, or export it to ONNX.")
+    if chosen == "torch" and not needs_torch and not (isinstance(model, str) and find_zoo_model(model)):
+        raise UsageError("PyTorch runs modules, not ONNX files", hint="Name file.py:factory, a zoo model, or a .pt2 file.")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +113,15 @@ class Options:
     """What is the same for every cell of a sweep."""
 
     gpu: Gpu | None
-    shapes: Shapes
-    dims: Mapping[str, int]
-    max_shapes: Shapes
-    workspace_bytes: int | None
+    args: tuple[Any, ...] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    shapes: Shapes = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    max_shapes: Shapes = field(default_factory=dict)
+    workspace_bytes: int | None = None
+    memory_format: str | None = None
+    drop_outputs: bool = False
+    allow_pickle: bool = False
 
     @classmethod
     def of(
@@ -74,16 +131,56 @@ class Options:
         shapes: Shapes | None = None,
         dims: Mapping[str, int] | None = None,
         max_shapes: Shapes | None = None,
-        workspace_bytes: int | None = None,
+        memory_format: str | None = None,
+        **others: Any,
     ) -> Options:
         """Look the card up and fill in what is not given."""
+        if memory_format is not None and memory_format not in MEMORY_FORMATS:
+            raise UsageError(f"unknown memory format {memory_format[:40]!r}", hint=close_matches(memory_format, MEMORY_FORMATS))
         return cls(
             gpu=find_gpu(gpu) if isinstance(gpu, str) else gpu,
             shapes=shapes or {},
             dims=dims or {},
             max_shapes=max_shapes or {},
-            workspace_bytes=workspace_bytes,
+            memory_format=memory_format,
+            **others,
         )
+
+    @property
+    def of_module(self) -> ModuleOptions:
+        """The part of them that a module needs."""
+        from vramplan.modules import ModuleOptions  # noqa: PLC0415  imports torch
+
+        if self.max_shapes or self.workspace_bytes is not None:
+            raise UsageError(
+                "a largest shape and a workspace limit are TensorRT's", hint="Leave them out with --runtime torch."
+            )
+        return ModuleOptions(
+            gpu=self.gpu,
+            args=self.args,
+            kwargs=self.kwargs,
+            shapes=self.shapes,
+            dims=self.dims,
+            memory_format=self.memory_format or "contiguous",
+            drop_outputs=self.drop_outputs,
+        )
+
+
+def open_module(model: ModelLike, options: Options) -> TorchModel:
+    """Read what only PyTorch reads. `MachineError` when it is not installed."""
+    require_torch()
+    from vramplan.sources.torch_module import open_torch  # noqa: PLC0415  imports torch
+
+    if isinstance(model, bytes):
+        raise UsageError("bytes are read as ONNX", hint="Write the model to a file and name that.")
+    return open_torch(model, allow_pickle=options.allow_pickle)
+
+
+def solve_module(source: TorchModel, batch: int | None, precision: str, options: Options) -> Estimate:
+    """One cell: a module at one batch and precision, run eagerly by PyTorch."""
+    from vramplan.modules import estimate_module  # noqa: PLC0415  imports torch
+
+    return estimate_module(source, batch=batch, precision=precision, options=options.of_module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +196,8 @@ class Bound:
 
 def bind(source: Source, batch: int | None, options: Options) -> Bound:
     """Give every dimension a size, at the actual shapes and, for an engine with a profile, at the largest."""
+    if options.args is not None or options.kwargs is not None or options.memory_format or options.drop_outputs:
+        raise UsageError("example inputs, memory formats and kept outputs are PyTorch's", hint="Use them with --runtime torch.")
     graph = source.bind(batch=batch, shapes=options.shapes, dims=options.dims)
     built = None
     if options.max_shapes:
@@ -109,8 +208,6 @@ def bind(source: Source, batch: int | None, options: Options) -> Bound:
 
 def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estimate:
     """One cell: the bound model at one precision on one runtime."""
-    if runtime not in RUNTIMES:
-        raise UsageError(f"runtime {runtime[:40]!r} is not modelled", hint=close_matches(runtime, RUNTIMES))
     policy = find_policy(precision)
     converted = apply_policy(bound.graph, policy)
     plan = tensorrt.plan(bound.fusions, converted, workspace_cap_bytes=options.workspace_bytes)

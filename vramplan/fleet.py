@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, EngineMemory, Given, Limit, Load, Margin, Topology, frame_work
 from vramplan.capacity.solve import solve as solve_card
@@ -25,7 +26,7 @@ DEFAULT_PRECISION = "fp16"
 DEFAULT_VIDEO = "1080p30"
 DEFAULT_MARGIN = 0.30
 
-Models = ModelLike | Sequence[ModelLike]
+Models: TypeAlias = "ModelLike | Sequence[ModelLike]"
 Cards = str | Gpu | Sequence[str | Gpu]
 
 

@@ -11,6 +11,7 @@ Rules
     int4                weights of matrix products only, two to a byte, with a float16 scale per 128 input elements;
                         everything else float16 (TensorRT has no 4-bit convolution)
     as-is               the file's own types
+    autocast-fp16, -bf16  PyTorch's automatic mixed precision, for modules only
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Policy:
     """A named rule for element types.
 
     ``float_type`` is the type of ordinary float tensors (None: as declared); ``weight_type`` and ``activation_type``
-    replace it where ops in ``weight_ops`` and 8-bit kernels allow.
+    replace it where ops in ``weight_ops`` and 8-bit kernels allow. ``autocast_type`` is the narrow type of PyTorch's automatic
+    mixed precision: weights stay as they are, and casts come and go.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Policy:
     activation_type: DType | None = None
     granularity: Granularity = Granularity.TENSOR
     keeps_io: bool = False
+    autocast_type: DType | None = None
 
     def promised_bits(self, *, is_weight: bool) -> int:
         """The width the policy's name promises for a weight, or for a result."""
@@ -88,6 +91,8 @@ POLICIES = {
                activation_type=DType.INT8, granularity=Granularity.CHANNEL, keeps_io=True),
         Policy(name="int4", float_type=DType.FLOAT16, weight_type=DType.INT4, weight_ops=GEMMS,
                granularity=Granularity.GROUP),
+        Policy(name="autocast-fp16", autocast_type=DType.FLOAT16),
+        Policy(name="autocast-bf16", autocast_type=DType.BFLOAT16),
     )
 }  # fmt: skip
 
@@ -137,6 +142,10 @@ class Converted:
 
 def apply_policy(graph: Graph, policy: Policy) -> Converted:
     """Convert *graph*: the same nodes, every tensor with the type it has under *policy*."""
+    if policy.autocast_type is not None:
+        raise UsageError(
+            f"precision {policy.name} is PyTorch's automatic mixed precision: a graph has none", hint="Use it with --runtime torch."
+        )
     if policy.float_type is None:
         return Converted(graph=graph, wide_graph=graph, policy=policy, kept=(), scales={})
     quantised, scales = _quantised_weights(graph, policy)

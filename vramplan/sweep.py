@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vramplan.engine import estimate_engine
 from vramplan.errors import UsageError
-from vramplan.estimate import RUNTIMES, Bound, ModelLike, Options, Shapes, bind, solve
+from vramplan.estimate import (
+    Bound,
+    ModelLike,
+    Options,
+    Shapes,
+    bind,
+    find_runtime,
+    open_module,
+    solve,
+    solve_module,
+)
 from vramplan.gpus import Gpu
 from vramplan.precision import find_policy
 from vramplan.result import Estimate
@@ -18,6 +28,8 @@ from vramplan.verdict import Change
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vramplan.sources.torch_model import TorchModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,7 @@ class Sweep:
     cells: tuple[Estimate, ...]
     batches: tuple[int | None, ...] = field(repr=False, compare=False)
     source: Source | None = field(repr=False, compare=False)
+    module: TorchModel | None = field(repr=False, compare=False, default=None)
     options: Options = field(repr=False, compare=False)
     bounds: dict[int | None, Bound] = field(repr=False, compare=False, default_factory=dict)
 
@@ -56,12 +69,18 @@ class Sweep:
 
         Raises `UsageError` or `ModelError` when the model cannot be changed that way.
         """
-        if self.source is None:
+        if self.source is None and self.module is None:
             raise UsageError("a built engine cannot be changed", hint="Name the .onnx file it was built from.")
         asked = next((batch for known, batch in zip(self.cells, self.batches, strict=True) if known is cell), cell.batch)
         batch = asked if change.batch is None else change.batch
         dims, shapes = {**self.options.dims, **change.dims}, {**self.options.shapes, **change.shapes}
-        options = replace(self.options, dims=dims, shapes=shapes)
+        options = replace(
+            self.options, dims=dims, shapes=shapes, memory_format=change.memory_format or self.options.memory_format
+        )
+        if cell.runtime == "torch" and self.module is not None:
+            return solve_module(self.module, batch, change.precision or cell.precision, options)
+        if self.source is None:
+            raise UsageError("a module cannot be changed like a graph")
         keeps_shapes = options == self.options and batch in self.bounds
         bound = self.bounds[batch] if keeps_shapes else bind(self.source, batch, options)
         return solve(bound, change.precision or cell.precision, cell.runtime, options)
@@ -72,28 +91,37 @@ def sweep(
     *,
     batches: Iterable[int | None] = (None,),
     precisions: Iterable[str] = ("as-is",),
-    runtimes: Iterable[str] = ("tensorrt",),
+    runtimes: Iterable[str | None] = (None,),
     gpu: str | Gpu | None = None,
     shapes: Shapes | None = None,
     dims: Mapping[str, int] | None = None,
-    max_shapes: Shapes | None = None,
-    workspace_bytes: int | None = None,
+    **more: Any,
 ) -> Sweep:
-    """One `Estimate` for each of *runtimes* × *precisions* × *batches*, in that order; see `vramplan.estimate`.
+    """One `Estimate` for each of *runtimes* × *precisions* × *batches*, in that order; see `vramplan.estimate` for *more*.
 
     A batch of None is 1, or what the file fixes. Raises `UsageError` for arguments that make no sense, among them an
     empty list, and `ModelError` for a model that cannot be read.
     """
-    options = Options.of(gpu=gpu, shapes=shapes, dims=dims, max_shapes=max_shapes, workspace_bytes=workspace_bytes)
-    axes = _Axes.of(runtimes, precisions, batches)
+    options = Options.of(gpu=gpu, shapes=shapes, dims=dims, **more)
     if path := engine_path(model):
+        _Axes.of(("tensorrt",), precisions, batches)
         return Sweep(cells=(estimate_engine(read_engine(path), options.gpu),), batches=(None,), source=None, options=options)
-    source = open_model(model)
-    bounds = {batch: bind(source, batch, options) for batch in axes.batches}
+    axes = _Axes.of([find_runtime(model, runtime) for runtime in runtimes], precisions, batches)
+    source = open_model(model) if axes.runtimes != ("torch",) else None
+    module = open_module(model, options) if "torch" in axes.runtimes else None
+    plain = replace(options, memory_format=None, drop_outputs=False) if module else options
+    bounds = {batch: bind(source, batch, plain) for batch in axes.batches} if source else {}
+    cells = [
+        solve_module(module, batch, precision, options)
+        if runtime == "torch" and module is not None
+        else solve(bounds[batch], precision, runtime, plain)
+        for runtime, precision, batch in axes
+    ]
     return Sweep(
-        cells=tuple(solve(bounds[batch], precision, runtime, options) for runtime, precision, batch in axes),
+        cells=tuple(cells),
         batches=tuple(batch for _, _, batch in axes),
         source=source,
+        module=module,
         options=options,
         bounds=bounds,
     )
@@ -112,9 +140,6 @@ class _Axes:
         axes = cls(runtimes=tuple(dict.fromkeys(runtimes)), precisions=tuple(policies), batches=tuple(dict.fromkeys(batches)))
         if not (axes.runtimes and axes.precisions and axes.batches):
             raise UsageError("a sweep needs at least one runtime, one precision and one batch")
-        for runtime in axes.runtimes:
-            if runtime not in RUNTIMES:
-                raise UsageError(f"runtime {runtime[:40]!r} is not modelled", hint="Modelled: " + ", ".join(RUNTIMES) + ".")
         return axes
 
     def __iter__(self) -> Iterator[tuple[str, str, int | None]]:

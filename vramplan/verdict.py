@@ -30,11 +30,13 @@ class Change:
     batch: int | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    memory_format: str | None = None
 
     @property
     def flags(self) -> str:
         """The command-line flags of the change."""
         words = [f"--precision {self.precision}"] if self.precision else []
+        words += [f"--memory-format {self.memory_format}"] if self.memory_format else []
         words += [f"-b {self.batch}"] if self.batch is not None else []
         words += [f"--dim {name}={size}" for name, size in self.dims.items()]
         words += [f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()]
@@ -198,7 +200,7 @@ def _tries(cells: Sequence[Estimate], limit: Limit | None, resolve: Resolve) -> 
     over = [cell for cell in cells if limit and cell.total_bytes > limit.size_bytes]
     base = min(over, key=_size) if over else max(cells, key=_size)
     attempts = _Attempts(base=base, known=cells, limit=limit, resolve=resolve)
-    found = (attempts.narrower(), attempts.other_batch(), attempts.smaller_input())
+    found = (attempts.narrower(), attempts.other_layout(), attempts.other_batch(), attempts.smaller_input())
     solved = [attempt for attempt in found if attempt is not None]
     if over and limit:
         solved = [attempt for attempt in solved if attempt[1].total_bytes <= limit.size_bytes] or solved
@@ -214,6 +216,7 @@ def _full_flags(base: Estimate, change: Change) -> str:
         batch=change.batch if change.batch is not None else base.batch,
         dims=change.dims,
         shapes=change.shapes,
+        memory_format=change.memory_format,
     )
     return full.flags
 
@@ -253,6 +256,13 @@ class _Attempts:
         shown = {cell.precision for cell in self.known if cell.batch == self.base.batch}
         names = [name for name in NARROWER.get(self.base.precision, ()) if name not in shown]
         return self.best(Change(precision=name) for name in names)
+
+    def other_layout(self) -> Solved | None:
+        """channels_last for a module of images, where convolutions then need no copies of their operands."""
+        has_images = any(len(binding.shape or ()) == 4 for binding in self.base.model.inputs)
+        if self.base.runtime != "torch" or self.base.memory_format == "channels_last" or not has_images:
+            return None
+        return self.best([Change(memory_format="channels_last")])
 
     def other_batch(self) -> Solved | None:
         """A smaller batch; a larger one when less than half of the limit is used."""

@@ -9,7 +9,7 @@ from vramplan.units import parse_bytes
 
 MAX_BATCH = 1 << 20
 MAX_DIM = 1 << 40
-PLANNED_RUNTIMES = ("torch", "onnxruntime")
+PLANNED_RUNTIMES = ("onnxruntime",)
 
 
 def read_list(flag: str, texts: Iterable[str]) -> list[str]:
@@ -45,7 +45,7 @@ def read_precisions(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def read_runtimes(texts: Iterable[str]) -> list[str]:
+def read_runtimes(texts: Iterable[str]) -> list[str | None]:
     """``--runtime tensorrt``. UsageError for those that are planned, and for words that are no runtime."""
     from vramplan.estimate import RUNTIMES  # noqa: PLC0415  keeps start-up fast
 
@@ -55,7 +55,7 @@ def read_runtimes(texts: Iterable[str]) -> list[str]:
             raise UsageError(f"--runtime {word} is not modelled yet", hint=f"Modelled: {', '.join(RUNTIMES)}.")
         if word not in RUNTIMES:
             raise UsageError(f"--runtime: unknown runtime {word[:40]!r}", hint=close_matches(word, RUNTIMES))
-    return words
+    return [*words]
 
 
 def read_shapes(flag: str, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -26,6 +26,11 @@ def estimate_command(
     dim: flags.Dims = None,
     max_shape: flags.MaxShapes = None,
     workspace: flags.Workspace = None,
+    memory_format: flags.MemoryFormat = None,
+    drop_outputs: flags.DropOutputs = False,
+    allow_pickle: flags.AllowPickle = False,
+    compile_module: flags.Compile = False,
+    cuda_graphs: flags.CudaGraphs = False,
     peak: flags.Peak = False,
     layers: flags.Layers = False,
     top: flags.Top = None,
@@ -41,6 +46,7 @@ def estimate_command(
     """
     if not model:
         raise UsageError("no model is named", hint="Try `vramplan estimate yolov8s`, or name an .onnx file.")
+    _refuse(compile_module=compile_module, cuda_graphs=cuda_graphs)
     _check_sections(peak=peak, layers=layers, top=top, csv=csv)
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
     budget_bytes = arguments.read_size("--budget", budget)
@@ -50,20 +56,40 @@ def estimate_command(
     from vramplan.sweep import sweep  # noqa: PLC0415
     from vramplan.verdict import judge  # noqa: PLC0415
 
+    runtimes = arguments.read_runtimes(runtime or ()) or [None]
     cells = sweep(
         model,
         batches=arguments.read_batches(batch or ()),
-        precisions=arguments.read_precisions(precision or (flags.DEFAULT_PRECISIONS,)),
-        runtimes=arguments.read_runtimes(runtime or ("tensorrt",)),
+        precisions=arguments.read_precisions(precision or (_default_precisions(model, runtimes),)),
+        runtimes=runtimes,
         gpu=card,
         shapes=arguments.read_shapes("--shape", shape or ()),
         dims=arguments.read_dims(dim or ()),
         max_shapes=arguments.read_shapes("--max-shape", max_shape or ()),
         workspace_bytes=arguments.read_size("--workspace", workspace),
+        memory_format=memory_format,
+        drop_outputs=drop_outputs,
+        allow_pickle=allow_pickle,
     )
     verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
     _emit(target, Report(cells=cells.cells, verdict=verdict, shows_peak=peak, shows_layers=layers, top=top))
     return 1 if verdict.fits is False else 0
+
+
+def _refuse(*, compile_module: bool, cuda_graphs: bool) -> None:
+    if compile_module or cuda_graphs:
+        name = "--compile: what torch.compile fuses" if compile_module else "--cuda-graphs: the pool of a CUDA graph"
+        raise UsageError(f"{name} is not modelled yet", hint="Without it the estimate is of eager PyTorch.")
+
+
+def _default_precisions(model: str, runtimes: list[str | None]) -> str:
+    from vramplan.estimate import find_runtime  # noqa: PLC0415  keeps start-up fast
+    from vramplan.sources.torch_spec import is_torch_model  # noqa: PLC0415
+
+    if all(find_runtime(model, runtime) == "torch" for runtime in runtimes):
+        has_weights_only = is_torch_model(model) and model.endswith((".safetensors",))
+        return "as-is" if has_weights_only else flags.DEFAULT_TORCH_PRECISIONS
+    return flags.DEFAULT_PRECISIONS
 
 
 def _check_sections(*, peak: bool, layers: bool, top: int | None, csv: bool) -> None:

@@ -7,18 +7,24 @@ from typing import Annotated
 import typer
 
 DEFAULT_PRECISIONS = "fp32,fp16,int8"
+DEFAULT_TORCH_PRECISIONS = "fp32,fp16,bf16"
 
-Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="An .onnx file, or a built-in model: yolov8s.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="An .onnx file, a built-in model (yolov8s), or a PyTorch model: file.py:factory."),
+]
 GpuName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One card: 3090, t4, 'agx orin 64'.")]
 
 Batches = Annotated[list[str] | None, typer.Option("-b", "--batch", metavar="N,…", help="Batch sizes, such as 1,4,8.")]
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
-        "--precision", metavar="P,…", help=f"fp32, fp16, bf16, fp8, int8, int4, as-is. Default: {DEFAULT_PRECISIONS}."
+        "--precision",
+        metavar="P,…",
+        help=f"fp32, fp16, bf16, fp8, int8, int4, as-is, autocast-fp16. Default: {DEFAULT_PRECISIONS}.",
     ),
 ]
-Runtimes = Annotated[list[str] | None, typer.Option("--runtime", metavar="R,…", help="What runs the model: tensorrt.")]
+Runtimes = Annotated[list[str] | None, typer.Option("--runtime", metavar="R,…", help="What runs the model: tensorrt, torch.")]
 Shapes = Annotated[
     list[str] | None, typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640.")
 ]
@@ -27,6 +33,11 @@ MaxShapes = Annotated[
     list[str] | None,
     typer.Option("--max-shape", metavar="INPUT:SHAPE", help="The largest shape the engine is built for; it pays for it."),
 ]
+MemoryFormat = Annotated[str | None, typer.Option("--memory-format", metavar="F", help="PyTorch: contiguous or channels_last.")]
+DropOutputs = Annotated[bool, typer.Option("--drop-outputs", help="PyTorch: the last results go before the next run.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled .pt, which runs code from the file.")]
+Compile = Annotated[bool, typer.Option("--compile", help="PyTorch: torch.compile is not modelled yet.", hidden=True)]
+CudaGraphs = Annotated[bool, typer.Option("--cuda-graphs", help="PyTorch: CUDA graphs are not modelled yet.", hidden=True)]
 Workspace = Annotated[str | None, typer.Option("--workspace", metavar="SIZE", help="The builder's workspace limit: 1GiB.")]
 
 CardName = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="The card: 3090, t4, a100-40gb.")]

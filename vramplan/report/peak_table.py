@@ -22,10 +22,15 @@ def peak_title(cell: Estimate) -> str:
 
 def peak_sentence(cell: Estimate) -> str:
     """Lower bound, achieved, overhead; and what it would be if nothing were ever freed."""
-    achieved = cell.phases["context"].allocated_peak_bytes if "context" in cell.phases else cell.lower_bound_bytes
+    if cell.runtime == "torch":
+        achieved = max(phase.reserved_peak_bytes for phase in cell.phases.values())
+        place = "In the caching allocator"
+    else:
+        achieved = cell.phases["context"].allocated_peak_bytes if "context" in cell.phases else cell.lower_bound_bytes
+        place = "Between kernels"
     overhead = achieved / cell.lower_bound_bytes - 1 if cell.lower_bound_bytes else 0.0
     return (
-        f"Between kernels: lower bound {format_bytes(cell.lower_bound_bytes)}, achieved {format_bytes(achieved)},"
+        f"{place}: lower bound {format_bytes(cell.lower_bound_bytes)}, achieved {format_bytes(achieved)},"
         f" overhead {100 * overhead:.1f} %; all results without reuse: {format_bytes(cell.sum_of_outputs_bytes)}."
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vramplan.errors import ModelError, close_matches
+from vramplan.errors import ModelError, UsageError, close_matches
 from vramplan.graph import Graph
 from vramplan.sources.zoo import find_zoo_model, zoo
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from vramplan.sources.onnx_tree import Declared
 
 NOT_ONNX = {
-    ".pt": "PyTorch files",
-    ".pth": "PyTorch files",
-    ".pt2": "torch.export programs",
-    ".safetensors": "safetensors files",
     ".tflite": "TensorFlow Lite files",
     ".pb": "TensorFlow graphs",
     ".xml": "OpenVINO models",
@@ -72,13 +68,13 @@ class Source:
 ENGINES = frozenset({".engine", ".plan"})
 
 
-def engine_path(model: str | os.PathLike[str] | bytes) -> Path | None:
+def engine_path(model: object) -> Path | None:
     """The path of a built TensorRT engine, by its suffix; None for everything else."""
-    path = None if isinstance(model, bytes) else Path(os.fspath(model))
+    path = Path(os.fspath(model)) if isinstance(model, str | os.PathLike) else None
     return path if path and path.suffix.lower() in ENGINES else None
 
 
-def open_model(model: str | os.PathLike[str] | bytes) -> Source:
+def open_model(model: object) -> Source:
     """Read *model*: the path or bytes of an ONNX file, or the name of a zoo model.
 
     A path wins over a zoo name only when it has a suffix or a directory. ModelError when nothing can be read there.
@@ -88,6 +84,8 @@ def open_model(model: str | os.PathLike[str] | bytes) -> Source:
     if isinstance(model, bytes):
         onnx = read_onnx(model)
         return Source(name=onnx.name, format="onnx", onnx=onnx)
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(f"{type(model).__name__} is no ONNX model", hint="Name a file, a zoo model, or use runtime torch for modules.")
     text = os.fspath(model)
     if isinstance(model, str) and (entry := find_zoo_model(text)):
         onnx = read_onnx(entry.path.read_bytes())

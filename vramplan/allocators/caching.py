@@ -1,0 +1,292 @@
+"""PyTorch's CUDA caching allocator, replayed: which block serves which request, and what is reserved for it.
+
+Source: c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.9 to 2.14. The rules, with the defaults of `CachingRules`:
+
+- A request is rounded up to 512 B. Up to 1 MiB it comes from the small pool, else from the large one.
+- Best fit: the smallest free block that is large enough, the lowest address among equals.
+- Without one a segment is reserved: 2 MiB for small requests, 20 MiB for large ones below 10 MiB, else the request rounded up
+  to 2 MiB. Segments stay reserved until the cache is emptied.
+- The low part of a block is handed out. The rest becomes a free block when at least 512 B remain (small pool), or more than
+  1 MiB (large pool); otherwise the whole block counts as allocated.
+- A freed block merges with its free neighbours in the segment.
+
+Known limitation: addresses of segments are modelled as rising. On a device they need not, and then a tie between free blocks
+of one size can go the other way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vramplan.program import Action, MemoryProgram, Phase
+from vramplan.units import MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachingRules:
+    """The allocator's constants, in bytes; `PYTORCH_CUDA_ALLOC_CONF` changes some (`vramplan.allocators.caching_conf`).
+
+    large_segment_bytes  what a large request below ``own_segment_from_bytes`` reserves (configurable from 2.10)
+    max_split_bytes      larger blocks are not split and serve only requests of their size (None: no limit)
+    power2_divisions     requests round up to one of that many steps between powers of two (0: off)
+
+    Invariant: sizes are positive.
+    """
+
+    alignment_bytes: int = 512
+    small_limit_bytes: int = MIB
+    small_segment_bytes: int = 2 * MIB
+    large_segment_bytes: int = 20 * MIB
+    own_segment_from_bytes: int = 10 * MIB
+    segment_rounding_bytes: int = 2 * MIB
+    max_split_bytes: int | None = None
+    power2_divisions: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.alignment_bytes, self.small_limit_bytes, self.small_segment_bytes, self.large_segment_bytes) <= 0:
+            raise ValueError("an allocator's sizes are positive")
+
+    def rounded_bytes(self, size_bytes: int) -> int:
+        """``round_size``: what a request of *size_bytes* takes at least."""
+        if size_bytes < self.alignment_bytes:
+            return self.alignment_bytes
+        if self.power2_divisions > 1 and size_bytes > self.alignment_bytes * self.power2_divisions:
+            return _up_to_division(size_bytes, self.power2_divisions)
+        return -(-size_bytes // self.alignment_bytes) * self.alignment_bytes
+
+    def segment_bytes(self, rounded_bytes: int) -> int:
+        """``get_allocation_size``: what is reserved when no free block serves a request."""
+        if rounded_bytes <= self.small_limit_bytes:
+            return self.small_segment_bytes
+        if rounded_bytes < self.own_segment_from_bytes:
+            return self.large_segment_bytes
+        return -(-rounded_bytes // self.segment_rounding_bytes) * self.segment_rounding_bytes
+
+
+def _up_to_division(size_bytes: int, divisions: int) -> int:
+    """``roundup_power2_next_division``."""
+    if size_bytes <= 4 or divisions <= 1 or size_bytes & (size_bytes - 1) == 0:
+        return size_bytes
+    floor = 1 << (size_bytes.bit_length() - 1)
+    step = floor // divisions
+    return -(-(size_bytes - floor) // step) * step + floor if step else floor * 2
+
+
+DEFAULT_RULES = CachingRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachingPeaks:
+    """One phase of a replayed program, in bytes: what is held at its end, the most that was, and the event of the peak.
+
+    requested  as asked for; allocated: whole blocks; reserved: whole segments. Peaks count what was held before the phase.
+    """
+
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    requested_peak_bytes: int
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    peak_event_index: int
+
+
+class OutOfMemory(Exception):  # noqa: N818  an answer about a device, not an error of ours
+    """A request that does not fit below the limit, even after the cache was emptied."""
+
+    def __init__(self, requested_bytes: int, reserved_bytes: int) -> None:
+        super().__init__(f"{requested_bytes} bytes do not fit beside {reserved_bytes} reserved ones")
+        self.requested_bytes = requested_bytes
+        self.reserved_bytes = reserved_bytes
+
+
+class _Block:
+    """A stretch of a segment, in the chain of its neighbours by address."""
+
+    __slots__ = ("address", "after", "before", "is_free", "is_small", "size")
+
+    def __init__(self, address: int, size: int, is_small: bool) -> None:
+        self.address, self.size, self.is_small, self.is_free = address, size, is_small, False
+        self.before: _Block | None = None
+        self.after: _Block | None = None
+
+
+Row = tuple[str, int, int, int]
+"""One line of a log: what happened (segment, release, hold, free), a key, an address, a size."""
+
+
+class CachingAllocator:
+    """Hands out blocks as PyTorch does on one stream. ``log`` gets a `Row` for everything that happens.
+
+    Invariant: requested <= allocated <= reserved.
+    """
+
+    def __init__(
+        self, rules: CachingRules = DEFAULT_RULES, *, limit_bytes: int | None = None, log: list[Row] | None = None
+    ) -> None:
+        self.rules = rules
+        self.limit_bytes = limit_bytes
+        self.log = log
+        self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
+        self.segment_count = 0
+        self.reset_peaks()
+        self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._held: dict[int, tuple[_Block, int]] = {}
+        self._next_address = 1 << 40
+
+    def reset_peaks(self) -> None:
+        """Peaks count from now on."""
+        self.requested_peak_bytes = self.requested_bytes
+        self.allocated_peak_bytes = self.allocated_bytes
+        self.reserved_peak_bytes = self.reserved_bytes
+
+    def hold(self, key: int, size_bytes: int) -> None:
+        """Serve a request; no bytes are no request. `OutOfMemory` beyond the limit."""
+        if size_bytes == 0:
+            return
+        rounded = self.rules.rounded_bytes(size_bytes)
+        block = self._found(rounded) or self._reserved(rounded)
+        self._split(block, rounded)
+        self._held[key] = (block, size_bytes)
+        self.requested_bytes += size_bytes
+        self.allocated_bytes += block.size
+        if self.allocated_bytes > self.allocated_peak_bytes:
+            self.allocated_peak_bytes = self.allocated_bytes
+        if self.requested_bytes > self.requested_peak_bytes:
+            self.requested_peak_bytes = self.requested_bytes
+        if self.log is not None:
+            self.log.append(("hold", key, block.address, block.size))
+
+    def free(self, key: int) -> None:
+        """Take back what *key* holds; nothing when that was no bytes."""
+        held = self._held.pop(key, None)
+        if held is None:
+            return
+        block, size_bytes = held
+        self.requested_bytes -= size_bytes
+        self.allocated_bytes -= block.size
+        if self.log is not None:
+            self.log.append(("free", key, block.address, block.size))
+        self._merge(block)
+
+    def empty_cache(self) -> None:
+        """Give whole free segments back to the driver."""
+        for is_small, pool in self._free.items():
+            whole = [block for _, _, block in pool if block.before is None and block.after is None]
+            for block in whole:
+                self._release(block)
+            self._free[is_small] = [entry for entry in pool if entry[2].before or entry[2].after]
+
+    def _found(self, rounded: int) -> _Block | None:
+        """``get_free_block``: the best fit, unless splitting is limited and the fit is too loose."""
+        small = rounded <= self.rules.small_limit_bytes
+        pool = self._free[small]
+        index = bisect_left(pool, (rounded, -1))
+        if index == len(pool):
+            return None
+        size, _, block = pool[index]
+        limit = self.rules.max_split_bytes
+        if limit is not None and not small:
+            if rounded < limit <= size:
+                return None
+            if rounded >= limit and size >= rounded + self.rules.large_segment_bytes:
+                return None
+        del pool[index]
+        block.is_free = False
+        return block
+
+    def _reserved(self, rounded: int) -> _Block:
+        size = self.rules.segment_bytes(rounded)
+        if self.limit_bytes is not None and self.reserved_bytes + size > self.limit_bytes:
+            self.empty_cache()
+            if self.reserved_bytes + size > self.limit_bytes:
+                raise OutOfMemory(rounded, self.reserved_bytes)
+        block = _Block(self._next_address, size, rounded <= self.rules.small_limit_bytes)
+        self._next_address += size + self.rules.segment_rounding_bytes
+        self.reserved_bytes += size
+        self.segment_count += 1
+        self.reserved_peak_bytes = max(self.reserved_peak_bytes, self.reserved_bytes)
+        if self.log is not None:
+            self.log.append(("segment", -1, block.address, size))
+        return block
+
+    def _release(self, block: _Block) -> None:
+        self.reserved_bytes -= block.size
+        self.segment_count -= 1
+        if self.log is not None:
+            self.log.append(("release", -1, block.address, block.size))
+
+    def _split(self, block: _Block, rounded: int) -> None:
+        """``should_split``: the rest of the block is free again when it is worth keeping apart."""
+        rest = block.size - rounded
+        rules = self.rules
+        if block.is_small:
+            if rest < rules.alignment_bytes:
+                return
+        elif rest <= rules.small_limit_bytes or (rules.max_split_bytes is not None and rounded >= rules.max_split_bytes):
+            return
+        remainder = _Block(block.address + rounded, rest, block.is_small)
+        remainder.before, remainder.after = block, block.after
+        if block.after is not None:
+            block.after.before = remainder
+        block.after, block.size = remainder, rounded
+        remainder.is_free = True
+        insort(self._free[block.is_small], (rest, remainder.address, remainder))
+
+    def _merge(self, block: _Block) -> None:
+        """``free_block``: swallow free neighbours, and go back to the pool."""
+        pool = self._free[block.is_small]
+        before, after = block.before, block.after
+        if before is not None and before.is_free:
+            del pool[bisect_left(pool, (before.size, before.address))]
+            block.address, block.size, block.before = before.address, block.size + before.size, before.before
+            if before.before is not None:
+                before.before.after = block
+        if after is not None and after.is_free:
+            del pool[bisect_left(pool, (after.size, after.address))]
+            block.size, block.after = block.size + after.size, after.after
+            if after.after is not None:
+                after.after.before = block
+        block.is_free = True
+        insort(pool, (block.size, block.address, block))
+
+
+def replay(
+    program: MemoryProgram, rules: CachingRules = DEFAULT_RULES, *, sizes: Mapping[int, int] | None = None
+) -> dict[str, CachingPeaks]:
+    """Run *program* through a fresh allocator; what each phase holds and peaks at, by name.
+
+    *sizes* replaces the bytes of some buffers, by index: the same program with other scratch.
+    """
+    allocator = CachingAllocator(rules)
+    wanted = [buffer.size_bytes for buffer in program.buffers]
+    for index, size_bytes in (sizes or {}).items():
+        wanted[index] = size_bytes
+    return {phase.name: _phase(allocator, program, phase, wanted) for phase in program.phases}
+
+
+def _phase(allocator: CachingAllocator, program: MemoryProgram, phase: Phase, sizes: list[int]) -> CachingPeaks:
+    allocator.reset_peaks()
+    hold, free, peak, peak_index = allocator.hold, allocator.free, allocator.allocated_peak_bytes, max(phase.start - 1, 0)
+    for step, (action, index, _) in _numbered(program, phase):
+        if action is Action.HOLD:
+            hold(index, sizes[index])
+            if allocator.allocated_peak_bytes > peak:
+                peak, peak_index = allocator.allocated_peak_bytes, step
+        else:
+            free(index)
+    return CachingPeaks(
+        requested_bytes=allocator.requested_bytes,
+        allocated_bytes=allocator.allocated_bytes,
+        reserved_bytes=allocator.reserved_bytes,
+        requested_peak_bytes=allocator.requested_peak_bytes,
+        allocated_peak_bytes=peak,
+        reserved_peak_bytes=allocator.reserved_peak_bytes,
+        peak_event_index=peak_index,
+    )
+
+
+def _numbered(program: MemoryProgram, phase: Phase) -> Iterator[tuple[int, tuple[Action, int, int]]]:
+    return enumerate(program.events[phase.start : phase.stop], phase.start)

@@ -1,0 +1,1 @@
+"""How PyTorch runs a module eagerly on a CUDA device, traced on a machine that has none."""

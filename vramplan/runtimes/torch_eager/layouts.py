@@ -1,0 +1,56 @@
+"""Strides, as CUDA kernels choose them: what counts as channels_last, and what a copy into a layout would be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+_WALK = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
+_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def is_like_channels_last(tensor: torch.Tensor) -> bool:
+    """``Tensor::suggest_memory_format() != Contiguous`` of a 4- or 5-d tensor (c10/core/MemoryFormat.h)."""
+    order = _WALK.get(tensor.dim())
+    if order is None:
+        return False
+    sizes, strides, least = tensor.shape, tensor.stride(), 0
+    if strides[1] == 0:
+        return False
+    for axis in order:
+        if sizes[axis] == 0 or strides[axis] < least:
+            return False
+        if axis == 0 and least == strides[1]:
+            return False
+        least = strides[axis] * (sizes[axis] if sizes[axis] > 1 else 1)
+    return True
+
+
+def channels_last_of(dim: int) -> torch.memory_format:
+    """The channels_last format of a tensor with *dim* axes."""
+    return _FORMAT[dim]
+
+
+def strides_of(shape: Sequence[int], *, channels_last: bool) -> tuple[int, ...]:
+    """Strides of a fresh tensor: row-major, or with the channels innermost."""
+    axes = [*range(len(shape))]
+    if channels_last:
+        axes = [0, *axes[2:], 1]
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(axes):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def fresh(shape: Sequence[int], dtype: torch.dtype, *, channels_last: bool = False) -> torch.Tensor:
+    """A shadow of *shape* with the strides of a new tensor."""
+    strides = strides_of(shape, channels_last=channels_last)
+    return torch.empty_strided(tuple(shape), strides, dtype=dtype, device="meta")
+
+
+def bytes_of(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes of a dense tensor."""
+    return math.prod(shape) * dtype.itemsize

@@ -1,0 +1,117 @@
+"""Matrix products: the library's own workspaces, and the copies that strided operands need.
+
+Sources: aten/src/ATen/native/Linear.cpp, LinearAlgebra.cpp (``_matmul_impl``), cuda/Blas.cpp (``prepare_matrix_for_cublas``,
+``prepare_batch_matrix_for_cublas``, ``addmm_out_cuda_impl``), cuda/CublasHandlePool.cpp. A product's result is allocated first,
+then the library's workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vramplan.ranges import Evidence, Range
+from vramplan.runtimes.torch_eager.layouts import bytes_of, fresh
+from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
+from vramplan.workspace.cublas import cublas_workspace_bytes, cublaslt_workspace_bytes
+
+aten: Any = torch.ops.aten
+
+
+def linear(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``linear``: one product over all leading axes; with a bias it is ``addmm``, whose epilogue adds it."""
+    x, weight = args[0], args[1]
+    bias = args[2] if len(args) > 2 else kwargs.get("bias")
+    if weight.dim() != 2 or x.dim() < 2 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
+        return func(*args, **kwargs)  # fails, in PyTorch's words, or is too rare for a rule
+    rows = x.numel() // max(x.shape[-1], 1)
+    out = shadow.watch(fresh((*x.shape[:-1], weight.shape[0]), x.dtype), "linear")
+    folds = x.dim() == 2 or _flattens(x)
+    matrix = ((rows, x.shape[-1]), (x.stride(-2), x.stride(-1))) if folds else (x.shape[-2:], x.stride()[-2:])
+    copies = [] if _fits_blas(*matrix) else [_copy(shadow, x, "dense operand")]
+    if not _fits_blas(weight.shape, weight.stride()):
+        copies.append(_copy(shadow, weight, "dense operand"))
+    prepare(shadow, x.dtype, epilogue=bias is not None and folds, count=out.numel())
+    if getattr(weight, "_vramplan_storage", None) is not None:
+        copies.append(_unpacked(shadow, weight))
+    for copy in copies:
+        shadow.ledger.free(copy)
+    return out
+
+
+def product(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``mm``, ``bmm``, ``addmm``, ``baddbmm``, ``addmv`` and the like."""
+    out = shadow.watch(func(*args, **kwargs), func._schema.name.partition("::")[2])
+    first = 1 if func._schema.name in _ADDING else 0
+    copies = [_copy(shadow, item, "dense operand") for item in args[first : first + 2] if not _is_operand(item)]
+    bias = args[0] if first else None
+    has_epilogue = bias is not None and func in _EPILOGUES and bias.dim() == 1 and bias.is_contiguous()
+    prepare(shadow, out.dtype, epilogue=has_epilogue, count=out.numel())
+    for copy in copies:
+        shadow.ledger.free(copy)
+    return out
+
+
+def prepare(shadow: Shadow, dtype: torch.dtype, *, epilogue: bool, count: int) -> None:
+    """What the libraries keep from their first product on: cuBLAS its workspace, cuBLASLt its own."""
+    if not count:
+        return
+    shadow.findings.uses_gemm = True
+    if "cublas" not in shadow.once:
+        shadow.once["cublas"] = shadow.scratch(cublas_workspace_bytes(shadow.target.capability), "cuBLAS workspace")
+    if epilogue and "cublaslt" not in shadow.once:
+        shadow.once["cublaslt"] = shadow.scratch(cublaslt_workspace_bytes(shadow.target.capability), "cuBLASLt workspace")
+
+
+def _unpacked(shadow: Shadow, weight: torch.Tensor) -> int:
+    """A quantised weight in the compute type, for the length of the call: none with a fused kernel, at most one copy."""
+    whole = bytes_of(weight.shape, weight.dtype)
+    nominal = whole if weight._vramplan_storage.copies else 0  # type: ignore[attr-defined]
+    shadow.bounded("linear", "quantised weights: a product may unpack a copy of its weight, or read the packed form")
+    limits = Range(low_bytes=0, nominal_bytes=nominal, high_bytes=whole, evidence=Evidence.BOUNDED)
+    return shadow.doubtful_scratch(limits, "unpacked weight")
+
+
+def _copy(shadow: Shadow, tensor: torch.Tensor, name: str) -> int:
+    return shadow.scratch(bytes_of(tensor.shape, tensor.dtype), name)
+
+
+def _flattens(x: torch.Tensor) -> bool:
+    """Whether the leading axes of *x* can be seen as one without a copy."""
+    if x.is_contiguous():
+        return True
+    sizes, strides = x.shape[:-1], x.stride()[:-1]
+    pairs = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size != 1]
+    return all(pairs[i][1] == pairs[i + 1][1] * pairs[i + 1][0] for i in range(len(pairs) - 1))
+
+
+def _is_operand(tensor: torch.Tensor) -> bool:
+    if tensor.dim() < 2 or tensor.numel() == 0:
+        return True
+    return _fits_blas(tensor.shape[-2:], tensor.stride()[-2:])
+
+
+def _fits_blas(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """``prepare_matrix_for_cublas``: one axis is dense, the other leads by at least its length."""
+    rows, columns = shape
+    row, column = strides
+    return (column == 1 and row >= max(1, columns)) or (row == 1 and column >= max(1, rows))
+
+
+_ADDING = frozenset({"aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::addr", "aten::_addmm_activation"})
+_EPILOGUES = frozenset({aten.addmm.default, aten._addmm_activation.default})
+
+RULES: dict[Op, Rule] = {
+    aten.linear.default: linear,
+    aten.mm.default: product,
+    aten.bmm.default: product,
+    aten.addmm.default: product,
+    aten.baddbmm.default: product,
+    aten.addmv.default: product,
+    aten.mv.default: product,
+    aten.dot.default: product,
+    aten._addmm_activation.default: product,
+    aten.matmul.default: decompose,
+}

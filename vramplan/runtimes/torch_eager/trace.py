@@ -1,0 +1,281 @@
+"""One forward pass of a module as a memory program: weights moved to the device, inputs, the first run, the steady loop."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from vramplan.program import Action, Event, MemoryProgram, Role
+from vramplan.ranges import Range
+from vramplan.runtimes.torch_eager import values
+from vramplan.runtimes.torch_eager.device import pretended
+from vramplan.runtimes.torch_eager.layouts import channels_last_of
+from vramplan.runtimes.torch_eager.ledger import Ledger
+from vramplan.runtimes.torch_eager.quantised import Storage
+from vramplan.runtimes.torch_eager.rules import find_rule
+from vramplan.runtimes.torch_eager.shadow import Findings, Shadow, Target
+
+LOOP_COUNT = 3
+"""Forwards of the steady loop: the results of two are alive at once, and blocks are reused from the third on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """What running a module would do: the program with phases load, first_run and steady, and what was found on the way.
+
+    ``outputs`` are shadows of the results, ``stored_count`` the weights that are kept in fewer bits.
+    """
+
+    program: MemoryProgram
+    findings: Findings
+    outputs: tuple[torch.Tensor, ...]
+    parameter_count: int = 0
+    stored_count: int = 0
+
+    @classmethod
+    def of_weights(cls, program: MemoryProgram) -> Traced:
+        """A program that only loads."""
+        return cls(program=program, findings=Findings(), outputs=())
+
+
+def trace(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: Target,
+    *,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    autocast: torch.dtype | None = None,
+    storage: Storage | None = None,
+    drop_outputs: bool = False,
+) -> Traced:
+    """Run *module* once on shadows and write down what a device would hold.
+
+    dtype          floats of the module and its inputs are cast to it before they move (None: as they are)
+    channels_last  4-d weights and inputs move in that layout
+    autocast       the narrow type of an autocast block around each forward (None: no block)
+    storage        how the weights of linear layers are kept (None: like everything else)
+    drop_outputs   the loop lets go of the previous results before it runs again
+
+    The module is left as it was. Whatever its forward raises leaves here as it is.
+    """
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    ledger = Ledger()
+    shadow = Shadow(target, ledger, find_rule)
+    moved = _Mover(ledger, dtype, channels_last, storage)
+    with pretended(target.capability), _on_shadows(module, moved):
+        inputs = tree_map(moved.input, (args, dict(kwargs)))
+        ledger.phase("load")
+        out = _forward(module, inputs, shadow, autocast)
+        ledger.phase("first_run")
+        outputs = tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor) and leaf.is_meta)
+        described = tuple(torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta") for leaf in outputs)
+        del out, outputs
+        results = ledger.forget_last()
+        _loop(ledger, results, shadow.findings.scratch, drop_outputs)
+        ledger.close()
+    return Traced(
+        program=ledger.program(),
+        findings=shadow.findings,
+        outputs=described,
+        parameter_count=parameters,
+        stored_count=moved.stored_count,
+    )
+
+
+def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dtype | None) -> Any:
+    args, kwargs = inputs
+    names = {id(item): name for name, item in reversed(list(module.named_modules(remove_duplicate=False)))}
+    mixed = torch.autocast("cuda", dtype=autocast) if autocast else contextlib.nullcontext()
+    with torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
+        out = module(*args, **kwargs)
+    shadow.casts.kept.clear()
+    return out
+
+
+def _loop(ledger: Ledger, results: list[int], scratch: dict[int, Range], drop_outputs: bool) -> None:
+    """Repeat the first run without what it left behind for good; results live until the next run has its own."""
+    first = ledger.phases[-1]
+    run = ledger.events[first.start : first.stop]
+    freed = {index for action, index, _ in run if action is Action.FREE}
+    kept = {index for action, index, _ in run if action is Action.HOLD and index not in freed} - set(results)
+    body = [event for event in run if event.buffer_index not in kept]
+    previous = results
+    for _ in range(LOOP_COUNT):
+        if drop_outputs:
+            _free_all(ledger, previous)
+        renamed: dict[int, int] = {}
+        for action, index, op_index in body:
+            if action is Action.HOLD:
+                renamed[index] = len(ledger.held)
+                ledger.held.append(ledger.held[index])
+                if index in scratch:
+                    scratch[renamed[index]] = scratch[index]
+            ledger.events.append(Event(action, renamed.get(index, index), op_index))
+        if not drop_outputs:
+            _free_all(ledger, previous)
+        previous = [renamed[index] for index in results]
+    ledger.phase("steady")
+
+
+def _free_all(ledger: Ledger, indices: list[int]) -> None:
+    ledger.events.extend(Event(Action.FREE, index, len(ledger.ops) - 1) for index in indices)
+
+
+class _Mover:
+    """Makes the shadow of a tensor as ``.to(dtype)`` on the CPU and ``.to("cuda")`` would leave it on the device."""
+
+    def __init__(self, ledger: Ledger, dtype: torch.dtype | None, channels_last: bool, storage: Storage | None) -> None:
+        self.ledger, self.dtype, self.channels_last, self.storage = ledger, dtype, channels_last, storage
+        self.stored_count = 0
+        self._moved: dict[int, torch.Tensor] = {}
+
+    def weight(self, tensor: torch.Tensor, name: str, *, is_linear: bool) -> torch.Tensor:
+        """A parameter or buffer; one that is shared moves once. A linear layer's weight may be kept in fewer bits."""
+        known = self._moved.get(id(tensor))
+        if known is None:
+            known = self._moved[id(tensor)] = self._shadow(tensor)
+            if is_linear and self.storage is not None and tensor.dim() == 2:
+                self._stored(known, name, self.storage)
+            else:
+                self.ledger.watch(known, Role.WEIGHT, name, name)
+        return known
+
+    def _stored(self, shadow: torch.Tensor, name: str, storage: Storage) -> None:
+        """The packed weight and its scales are on the device; the shadow stands for them and takes no bytes itself."""
+        self.stored_count += 1
+        packed_bytes, scale_bytes = storage.sizes(shadow)
+        self.ledger.hold(packed_bytes, Role.WEIGHT, name, name)
+        self.ledger.hold(scale_bytes, Role.WEIGHT, f"{name}.scale", name)
+        self.ledger.ignore(shadow)
+        shadow._vramplan_storage = storage  # type: ignore[attr-defined]
+
+    def input(self, item: Any) -> Any:
+        """An example input; what is no tensor passes through."""
+        if not isinstance(item, torch.Tensor):
+            return item
+        moved = self._shadow(item)
+        self.ledger.watch(moved, Role.INPUT, "input", "")
+        return moved
+
+    def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self.dtype if self.dtype and tensor.is_floating_point() else tensor.dtype
+        with torch.no_grad():
+            shadow = torch.empty_strided(tensor.shape, _dense(tensor).stride(), dtype=dtype, device="meta")
+            if self.channels_last and tensor.dim() in (4, 5):
+                shadow = shadow.to(memory_format=channels_last_of(tensor.dim()))
+        if not tensor.is_meta and tensor.numel() <= _KNOWN_COUNT:
+            values.keep(shadow, tensor.detach().cpu().to(dtype, copy=True))
+        return shadow
+
+
+_KNOWN_COUNT = 4096
+"""Elements up to which a weight or input keeps its values: strides, anchors, masks."""
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The layout that a copy to the device has: dense, axes in the same order."""
+    return torch.empty_like(tensor, device="meta")
+
+
+@contextlib.contextmanager
+def _on_shadows(module: nn.Module, mover: _Mover) -> Iterator[None]:
+    """Exchange the module's parameters and buffers, in the order in which ``.to`` moves them, and put all back afterwards."""
+    parts = list(_in_to_order(module, "", set()))
+    kept = [(part, _snapshot(part), dict(part._parameters), dict(part._buffers)) for part, _ in parts]
+    try:
+        for part, path in parts:
+            tables: tuple[tuple[dict[str, Any], Any], ...] = ((part._parameters, _as_parameter), (part._buffers, None))
+            for table, wrap in tables:
+                for name, tensor in list(table.items()):
+                    if tensor is not None:
+                        is_linear = isinstance(part, nn.Linear) and name == "weight"
+                        shadow = mover.weight(tensor, f"{path}.{name}" if path else name, is_linear=is_linear)
+                        table[name] = wrap(shadow, tensor) if wrap else shadow
+        yield
+    finally:
+        for part, attributes, parameters, buffers in kept:
+            part._parameters.clear()
+            part._parameters.update(parameters)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+            _forget_shadows(part, attributes)
+
+
+def _snapshot(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """The module's own attributes, and what its lists and dictionaries hold."""
+    own = ((name, value) for name, value in module.__dict__.items() if name not in ("_parameters", "_buffers", "_modules"))
+    return {name: (value, value.copy() if type(value) in (dict, list) else None) for name, value in own}
+
+
+def _forget_shadows(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    """Undo what the forward kept on the module, where it holds shadows: a cached grid, a mask, a KV cache."""
+    for name, value in list(module.__dict__.items()):
+        if name in ("_parameters", "_buffers", "_modules"):
+            continue
+        before, content = attributes.get(name, (None, None))
+        is_same = value is before and (content is None or content == value)
+        if is_same or not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value)):
+            continue
+        if name not in attributes:
+            del module.__dict__[name]
+        elif content is None:
+            module.__dict__[name] = before
+        else:
+            before.clear()
+            before.update(content) if isinstance(content, dict) else before.extend(content)
+            module.__dict__[name] = before
+
+
+def _as_parameter(shadow: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """One Parameter for one tensor, however often it is shared."""
+    if isinstance(shadow, nn.Parameter):
+        return shadow
+    parameter = getattr(shadow, "_vramplan_parameter", None)
+    if parameter is None:
+        parameter = nn.Parameter(shadow, requires_grad=original.requires_grad)
+        known = values.known_of(shadow)
+        if known is not None:
+            values.keep(parameter, known.value)
+        parameter._vramplan_storage = getattr(shadow, "_vramplan_storage", None)  # type: ignore[attr-defined]
+        shadow._vramplan_parameter = parameter  # type: ignore[attr-defined]
+    return parameter
+
+
+def _in_to_order(module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[nn.Module, str]]:
+    """Children before their parent, as ``Module._apply`` walks."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for name, child in module.named_children():
+        yield from _in_to_order(child, f"{path}.{name}" if path else name, seen)
+    yield module, path
+
+
+@contextlib.contextmanager
+def _paths(shadow: Shadow, names: dict[int, str]) -> Iterator[None]:
+    """While this is open, ``shadow.path`` names the module that runs."""
+    original: Callable[..., Any] = nn.Module.__call__
+
+    @functools.wraps(original)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outer = shadow.path
+        shadow.path = names.get(id(self), outer)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            shadow.path = outer
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""Scratch memory that kernels ask for beyond their inputs and outputs."""

@@ -1,0 +1,213 @@
+"""Convolution workspace from cuDNN itself, asked without a GPU, with rules for what it cannot say there.
+
+cuDNN 9.8 and later answer for a device that is only described. Its answer is PyTorch's: the same heuristics, the same filters,
+the first configuration that builds (``cudnn_child``). Four things are different on the device and have a rule of their own:
+
+- 1x1 kernels with stride 1: without a GPU cuBLASLt does not start and another engine is named (``pointwise``);
+- Hopper kernels that share output tiles: how many blocks fit is not known (``segments``);
+- the fp16 depthwise engine, which asked for nothing in 37 of 41 measured calls where the answer is a copy of the weight;
+- everything where no library is installed or the child does not answer: the closed form (``convolution``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vramplan.dtypes import DType
+from vramplan.gpus.catalogue import Gpu
+from vramplan.ranges import Evidence, Range
+from vramplan.units import MIB
+from vramplan.workspace.convolution import ConvCall, conv_workspace
+from vramplan.workspace.cudnn_cache import CudnnCache, Reply, cache_folder, is_reply
+from vramplan.workspace.cudnn_devices import capability_of, device_json, has_real_description, is_described
+from vramplan.workspace.cudnn_libraries import installed_libraries
+from vramplan.workspace.cudnn_process import CudnnProcess, cudnn_process
+from vramplan.workspace.segments import is_modelled, partial_sums_bytes, shares_tiles
+
+_DEPTHWISE_ENGINE = 57
+"""Engine of fp16 depthwise kernels in cuDNN 9."""
+
+_FIRST_VERSION = 90800
+_SPLIT_BYTES = 8 * MIB
+"""What a split sum may add on a device like the H200: differences are smaller in 99.6 % of the measured calls."""
+
+_SM_COUNT = 132
+_DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
+
+
+class CudnnAnswers:
+    """cuDNN's replies for one device description: from the disk, else from the child.
+
+    ``version`` is cuDNN's (91900 for 9.19.0), or None before the child has told it.
+    """
+
+    def __init__(self, process: CudnnProcess, *, device: str, folder: Path, version: int | None) -> None:
+        self.version = version
+        self.unanswered_count = 0
+        self._process, self._device, self._folder = process, device, folder
+        self._cache: CudnnCache | None = None
+
+    def replies(self, calls: Sequence[ConvCall], *, tf32: bool) -> list[Reply | None]:
+        """One reply a call; None where there is none."""
+        cache = self._opened()
+        if cache is None:
+            self.unanswered_count += len(calls)
+            return [None] * len(calls)
+        requests = [_request(call, tf32=tf32) for call in calls]
+        keys = [_key(request) for request in requests]
+        unknown = {key: request for key, request in zip(keys, requests, strict=True) if cache.get(key) is None}
+        asked = self._process.ask([{"device": self._device, "call": request} for request in unknown.values()])
+        cache.add({key: reply for key, reply in zip(unknown, asked, strict=True) if reply is not None and is_reply(reply)})
+        found = [cache.get(key) for key in keys]
+        self.unanswered_count += sum(reply is None for reply in found)
+        return found
+
+    def _opened(self) -> CudnnCache | None:
+        if self._cache is None:
+            if self.version is None and self._process.start():
+                self.version = self._process.version
+            if self.version is None or self.version < _FIRST_VERSION:
+                return None
+            self._cache = CudnnCache(self._folder, version=self.version, device=self._device)
+        return self._cache
+
+
+def _request(call: ConvCall, *, tf32: bool) -> dict[str, object]:
+    """*call* as the child wants it; one spatial dimension becomes two, as PyTorch does."""
+    flat = len(call.stride) == 1
+
+    def wide(shape: tuple[int, ...]) -> list[int]:
+        return [*shape[:2], 1, *shape[2:]] if flat else list(shape)
+
+    return {
+        "dtype": call.dtype.value,
+        "input_shape": wide(call.input_shape),
+        "weight_shape": wide(call.weight_shape),
+        "output_shape": wide(call.output_shape),
+        "stride": [1] * flat + list(call.stride),
+        "padding": [0] * flat + list(call.padding),
+        "dilation": [1] * flat + list(call.dilation),
+        "transposed": call.transposed,
+        "channels_last": call.channels_last,
+        "tensor_cores": tf32 or call.dtype is not DType.FLOAT32,
+    }
+
+
+def _key(request: Mapping[str, object]) -> str:
+    """A digest that names *request* in the cache."""
+    return hashlib.blake2b(json.dumps(request).encode(), digest_size=16).hexdigest()
+
+
+class ConvWorkspaces:
+    """Workspaces of convolutions on one device, by cuDNN where *answers* are given, else in closed form.
+
+    Nothing here raises for a child that fails; `note` says who answered.
+    """
+
+    def __init__(self, gpu: Gpu | None, *, tf32: bool, answers: CudnnAnswers | None) -> None:
+        self._capability = capability_of(gpu) if gpu else None
+        self._sm_count = gpu.sm_count if gpu else None
+        self._is_real = gpu is not None and has_real_description(gpu)
+        self._name = gpu.name if gpu else ""
+        self._tf32, self._answers = tf32, answers
+        self._known: dict[ConvCall, Range] = {}
+
+    def of(self, call: ConvCall) -> Range:
+        """Bytes of scratch for one *call*."""
+        return self.of_many([call])[0]
+
+    def of_many(self, calls: Sequence[ConvCall]) -> list[Range]:
+        """Bytes of scratch for each of *calls*; new ones are asked together."""
+        new = [call for call in dict.fromkeys(calls) if call not in self._known]
+        for call, reply in zip(new, self._replies(new), strict=True):
+            self._known[call] = self._range(call, reply)
+        return [self._known[call] for call in calls]
+
+    @property
+    def note(self) -> str:
+        """One sentence: who answers, in which version."""
+        answers = self._answers
+        if answers is None:
+            return "Convolution workspace is a closed-form bound: no cuDNN was asked."
+        if answers.version is None:
+            return "Convolution workspace is a closed-form bound: cuDNN is installed but did not start."
+        version = f"{answers.version // 10_000}.{answers.version // 100 % 100}.{answers.version % 100}"
+        if answers.version < _FIRST_VERSION:
+            return f"Convolution workspace is a closed-form bound: cuDNN {version} needs a GPU to answer, 9.8 and later do not."
+        described = "read from such a card" if self._is_real else "built from the catalogue"
+        text = f"Convolution workspace is the answer of cuDNN {version} for {self._name} (description {described})"
+        if answers.unanswered_count:
+            return f"{text}; {answers.unanswered_count} calls it did not answer are closed-form bounds."
+        return f"{text}."
+
+    def _replies(self, calls: Sequence[ConvCall]) -> list[Reply | None]:
+        if self._answers is None:
+            return [None] * len(calls)
+        asked = [call for call in calls if call.dtype in _DTYPES and math.prod(call.output_shape) > 0]
+        known = dict(zip(asked, self._answers.replies(asked, tf32=self._tf32) if asked else (), strict=True))
+        return [known.get(call) for call in calls]
+
+    def _range(self, call: ConvCall, reply: Reply | None) -> Range:
+        closed = self._closed_form(call)
+        if reply is None or reply["bytes"] is None:
+            return closed
+        if call.is_pointwise:
+            high = max(closed.nominal_bytes, reply["bytes"]) + self._split_bytes()
+            return _bounded(0, closed.nominal_bytes, high)
+        if reply.get("engine") == _DEPTHWISE_ENGINE and call.is_depthwise:
+            return _bounded(0, 0, reply["bytes"])
+        knobs = {int(key): value for key, value in reply.get("knobs", {}).items()}
+        unshared = reply.get("unshared_bytes")
+        if unshared is not None and shares_tiles(knobs):
+            return self._shared(call, knobs, reply["bytes"], unshared)
+        return _bounded(reply["bytes"], reply["bytes"], reply["bytes"] + (0 if self._is_real else self._split_bytes()))
+
+    def _shared(self, call: ConvCall, knobs: Mapping[int, int], answer_bytes: int, unshared_bytes: int) -> Range:
+        """Only Hopper's clusters are known; elsewhere cuDNN's own guess stands."""
+        nominal = answer_bytes
+        if self._capability == (9, 0) and self._sm_count is not None and is_modelled(knobs, call):
+            nominal = unshared_bytes + partial_sums_bytes(call, knobs, self._sm_count)
+        low, high = min(unshared_bytes, nominal), max(answer_bytes, nominal, unshared_bytes + 2 * self._split_bytes())
+        return _bounded(low, nominal, high)
+
+    def _closed_form(self, call: ConvCall) -> Range:
+        is_plain = call.dtype is DType.FLOAT32 and not self._tf32
+        return conv_workspace(call, (7, 0) if is_plain else self._capability, self._sm_count)
+
+    def _split_bytes(self) -> int:
+        return _SPLIT_BYTES * (self._sm_count or _SM_COUNT) // _SM_COUNT
+
+
+def _bounded(low: int, nominal: int, high: int) -> Range:
+    return Range(low_bytes=low, nominal_bytes=nominal, high_bytes=high, evidence=Evidence.BOUNDED)
+
+
+def conv_workspaces(gpu: Gpu | None, *, tf32: bool = True, libraries: Sequence[str] | None = None) -> ConvWorkspaces:
+    """Workspaces on *gpu*: by cuDNN where its libraries are and *gpu* can be described to it, else in closed form.
+
+    ``libraries`` are paths to load instead of the installed ones; none at all asks for the closed form.
+    """
+    paths = installed_libraries() if libraries is None else tuple(libraries)
+    if gpu is None or not paths or not is_described(gpu):
+        return ConvWorkspaces(gpu, tf32=tf32, answers=None)
+    answers = CudnnAnswers(cudnn_process(paths), device=device_json(gpu), folder=cache_folder(), version=header_version(paths))
+    return ConvWorkspaces(gpu, tf32=tf32, answers=answers)
+
+
+def header_version(libraries: Sequence[str]) -> int | None:
+    """Version of cuDNN from the header beside its libraries, so that a warm cache needs no child; None without a header."""
+    library = next((Path(path) for path in libraries if "libcudnn_graph" in path), Path())
+    try:
+        text = (library.parent.parent / "include" / "cudnn_version.h").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    numbers = [re.search(rf"#define CUDNN_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCHLEVEL")]
+    if not all(numbers):
+        return None
+    major, minor, patch = (int(number.group(1)) for number in numbers if number)
+    return major * 10_000 + minor * 100 + patch
