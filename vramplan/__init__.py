@@ -20,6 +20,7 @@ from vramplan.result import Estimate
 from vramplan.sweep import Sweep, sweep
 
 if TYPE_CHECKING:
+    from vramplan.convolutions import conv_workspace
     from vramplan.fleet import StreamsPlan, streams
     from vramplan.video import Stream, Video
 
@@ -43,6 +44,7 @@ __all__ = [
     "UsageError",
     "Video",
     "VramplanError",
+    "conv_workspace",
     "estimate",
     "find_gpu",
     "gpus",
@@ -50,7 +52,7 @@ __all__ = [
     "sweep",
 ]
 
-_LATER = {"Stream": "video", "StreamsPlan": "fleet", "Video": "video", "streams": "fleet"}
+_LATER = {"conv_workspace": "convolutions", "Stream": "video", "StreamsPlan": "fleet", "Video": "video", "streams": "fleet"}
 """Names whose modules are loaded when somebody asks: an estimate does not pay for the capacity calculator."""
 
 

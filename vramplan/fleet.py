@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, EngineMemory, Given, Limit, Load, Margin, Topology, frame_work
+from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, Given, Limit, Load, Margin, Topology
 from vramplan.capacity.solve import solve as solve_card
 from vramplan.capacity.tries import Try, tries
-from vramplan.describe import describe_model
-from vramplan.errors import ModelError, UsageError
-from vramplan.estimate import Bound, ModelLike, Options, Shapes, bind, solve
+from vramplan.errors import UsageError
+from vramplan.estimate import ModelLike, Options, Shapes
 from vramplan.gpus import Gpu, all_gpus, custom_gpu, find_gpu
-from vramplan.precision import NARROWER, Converted, apply_policy, find_policy
+from vramplan.opened import Opened, open_engine
+from vramplan.precision import NARROWER, find_policy
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts
-from vramplan.sources import Source, engine_path, open_model
+from vramplan.sources.torch_spec import is_torch_model
 from vramplan.units import parse_bytes
 from vramplan.video import Codec, Stream, Video, parse_stream, parse_video
 
@@ -109,10 +109,12 @@ def streams(
     vram: int | str | None = None,
     shapes: Shapes | None = None,
     dims: Mapping[str, int] | None = None,
+    allow_pickle: bool = False,
 ) -> StreamsPlan:
-    """How many video streams a card carries with *model* looking at them, on TensorRT, and what stops the next one.
+    """How many video streams a card carries with *model* looking at them, and what stops the next one.
 
-    model             what `vramplan.estimate` takes; several run one after the other on every frame
+    model             what `vramplan.estimate` takes; several run one after the other on every frame; ONNX models run on
+                      TensorRT, modules in eager PyTorch
     gpu               a card or several; ``"all"`` ranks the catalogue; with *vram* alone a card of which only that is known
     video, codec      every camera's: ``"1080p30"``, ``"4k25"``; h264, hevc, av1, vp9 or mjpeg; *bit_depth* 8, 10 or 12
     mix               cameras of several kinds instead: ``["12x1080p30/h264", "4x4k25/hevc"]``; the answer scales the mix
@@ -128,11 +130,13 @@ def streams(
     nvdec, decode_fps, infer_fps, vram   what you measured: decoder engines, decode and inference frames a second of the
                       whole card, bytes that CUDA can allocate
     shapes, dims      sizes of the model's inputs, as in `vramplan.estimate`
+    allow_pickle      whether a pickled ``.pt`` may be loaded, which runs code from the file
 
     Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read.
     """
     cameras = _cameras(mix, video, codec, bit_depth, infer_every)
-    engines, facts = _engines(model, precision, Options.of(shapes=shapes, dims=dims))
+    card = gpu if isinstance(gpu, Gpu) or (isinstance(gpu, str) and gpu != "all") else None
+    engines, facts = _engines(model, precision, Options.of(gpu=card, shapes=shapes, dims=dims, allow_pickle=allow_pickle))
     fixed = [engine.batch for engine in engines if engine.batch is not None]
     topology = _topology(batch, processes, contexts, separate_models=separate_models, fixed=fixed)
     given = Given(nvdec_count=nvdec, decode_fps=decode_fps, infer_fps=infer_fps, vram_bytes=_bytes(vram, "VRAM"))
@@ -153,73 +157,17 @@ def streams(
     return StreamsPlan(models=facts, cards=plans, required=required, tries=found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    """A model that was read once and is solved for each batch; ``batch`` is what its file fixes, if it does."""
-
-    source: Source
-    bound: Bound
-    options: Options
-    precision: str
-    batch: int | None
-
-    @property
-    def converted(self) -> Converted:
-        return apply_policy(self.bound.graph, find_policy(self.precision))
-
-    @property
-    def engine(self) -> Engine:
-        converted, fusions = self.converted, self.bound.fusions
-        policy = converted.policy
-        work = frame_work(
-            fusions.plain if policy.name == "fp32" else fusions.joined,
-            converted,
-            batch=self.source.batch_of(self.bound.graph) or 1,
-        )
-        memory = functools.cache(self.memory)
-        return Engine(name=self.source.name, precision=policy.name, work=work, memory=memory)
-
-    def memory(self, batch: int) -> EngineMemory:
-        """Weights, and what an execution context adds, at *batch*."""
-        bound = (
-            self.bound if batch in (1, self.batch) else bind(self.source, batch, _at_batch(self.source, self.options, batch))
-        )
-        budget = solve(bound, self.precision, "tensorrt", self.options).budget
-        parts = (budget.inputs, budget.activations, budget.outputs, budget.workspace, budget.allocator_slack)
-        return EngineMemory(weights=budget.weights, context=sum(parts[1:], start=parts[0]))
-
-
-def _engines(model: Models, precision: str, options: Options) -> tuple[list[_Opened], tuple[ModelFacts, ...]]:
-    models = [model] if isinstance(model, str | bytes) or hasattr(model, "__fspath__") else list(model)
+def _engines(model: Models, precision: str, options: Options) -> tuple[list[Opened], tuple[ModelFacts, ...]]:
+    is_one = isinstance(model, str | bytes) or hasattr(model, "__fspath__") or is_torch_model(model)
+    models: list[Any] = [model] if is_one else list(model)  # type: ignore[arg-type]
     if not models:
         raise UsageError("no model is named", hint="Try yolov8s, or name an .onnx file.")
-    opened = [_open(each, find_policy(precision).name, options) for each in models]
-    facts = tuple(describe_model(each.source, each.converted.graph) for each in opened)
+    opened = [open_engine(each, find_policy(precision).name, options) for each in models]
+    facts = tuple(each.facts for each in opened)
     return opened, facts
 
 
-def _open(model: ModelLike, precision: str, options: Options) -> _Opened:
-    """Read *model* and bind it to one frame, or to the batch that its file fixes."""
-    if path := engine_path(model):
-        raise ModelError(
-            f"{str(path)[:200]!r}: an engine does not say what it computes", hint="Name the .onnx file it was built from."
-        )
-    source = open_model(model)
-    declared = source.inputs[0].dims if source.inputs else None
-    is_fixed = bool(declared and isinstance(declared[0], int))
-    bound = bind(source, None, options) if is_fixed else bind(source, 1, _at_batch(source, options, 1))
-    batch = source.batch_of(bound.graph) if is_fixed else None
-    return _Opened(source=source, bound=bound, options=options, precision=precision, batch=batch)
-
-
-def _at_batch(source: Source, options: Options, batch: int) -> Options:
-    """The options with *batch* in place of the batch of a shape that was given: cameras decide how many frames there are."""
-    is_open = {declared.name for declared in source.inputs if isinstance((declared.dims or (0,))[0], str)}
-    shapes = {name: (batch, *shape[1:]) if name in is_open else shape for name, shape in options.shapes.items()}
-    return replace(options, shapes=shapes)
-
-
-def _narrower(opened: Sequence[_Opened], precision: str) -> tuple[Engine, ...] | None:
+def _narrower(opened: Sequence[Opened], precision: str) -> tuple[Engine, ...] | None:
     narrower = NARROWER.get(find_policy(precision).name)
     return tuple(replace(each, precision=narrower[0]).engine for each in opened) if narrower else None
 

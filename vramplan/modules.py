@@ -25,7 +25,7 @@ from vramplan.result import Binding, Coverage, Estimate, ModelFacts
 from vramplan.runtimes.torch_eager.dtypes import dtype_of, torch_type, torch_version
 from vramplan.runtimes.torch_eager.plan import plan
 from vramplan.runtimes.torch_eager.quantised import storage_of
-from vramplan.runtimes.torch_eager.shadow import Target, UnshapedError
+from vramplan.runtimes.torch_eager.shadow import OP_LIMIT, EndlessError, Target, UnshapedError
 from vramplan.runtimes.torch_eager.trace import Traced, trace
 from vramplan.sources.torch_errors import user_error
 from vramplan.sources.torch_inputs import Inputs, bind_inputs
@@ -91,13 +91,8 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         profile=None,
         notes=(*model.notes, *_notes(traced, policy, workspaces, options), *traced.findings.notes),
         program=parts.program,
+        flops=traced.findings.flops,
     )
-
-
-def count_operations(model: TorchModel, *, batch: int | None, options: ModuleOptions) -> int:
-    """Floating-point operations of one forward, two a multiply-add, by PyTorch's own counter on the trace."""
-    inputs = bind_inputs(model, batch=batch, shapes=options.shapes, dims=options.dims)
-    return _traced(model, inputs, find_policy("as-is"), options, conv_workspaces(None)).findings.flops
 
 
 def _traced(model: TorchModel, inputs: Inputs, policy: Policy, options: ModuleOptions, workspaces: ConvWorkspaces) -> Traced:
@@ -123,6 +118,11 @@ def _traced(model: TorchModel, inputs: Inputs, policy: Policy, options: ModuleOp
             f"{model.name}: PyTorch cannot tell the result shapes of {error}",
             hint="Register a shape function for it with torch.library.register_fake, then run again.",
         ) from None
+    except EndlessError as error:
+        raise ModelError(
+            f"{model.name}: its forward ran {OP_LIMIT:,} operators without an end, last in {str(error) or 'the model itself'}",
+            hint="A loop depends on data that an estimate has not: leave post-processing out of the module.",
+        ) from None
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
@@ -143,7 +143,8 @@ def _notes(traced: Traced, policy: Policy, workspaces: ConvWorkspaces, options: 
     notes = [workspaces.note] if traced.findings.doubtful_convolutions else []
     if policy.weight_type is not None:
         notes.append(
-            f"{policy.name}: {traced.stored_count} weights of linear layers are stored as torchao would; the rest is {policy.float_type}"
+            f"{policy.name}: {traced.stored_count} weights of linear layers are kept as torchao stores them, the rest is"
+            f" {policy.float_type}"
         )
     if options.gpu is None:
         notes.append("no GPU is named: kernels and library workspaces are those of compute capability 8.0")

@@ -144,7 +144,8 @@ def apply_policy(graph: Graph, policy: Policy) -> Converted:
     """Convert *graph*: the same nodes, every tensor with the type it has under *policy*."""
     if policy.autocast_type is not None:
         raise UsageError(
-            f"precision {policy.name} is PyTorch's automatic mixed precision: a graph has none", hint="Use it with --runtime torch."
+            f"precision {policy.name} is PyTorch's automatic mixed precision: a graph has none",
+            hint="Use it with --runtime torch.",
         )
     if policy.float_type is None:
         return Converted(graph=graph, wide_graph=graph, policy=policy, kept=(), scales={})

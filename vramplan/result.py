@@ -89,7 +89,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes."""
+    """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes.
+
+    ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch).
+    """
 
     model: ModelFacts
     runtime: str
@@ -108,6 +111,7 @@ class Estimate:
     profile: Profile | None
     notes: tuple[str, ...]
     program: MemoryProgram
+    flops: int | None = None
 
     @property
     def total_bytes(self) -> int:

@@ -2,14 +2,15 @@
 
     python benchmarks/torch/record.py OUT [--models guided,judged,probes] [--seconds 500] [--skip N]
 
-Writes ``OUT/runs.jsonl.gz`` (one line a model × dtype × memory format × batch) and ``OUT/ops.jsonl.gz`` (one line for each distinct
-call of an op: arguments, and the allocations made while it ran, in requested bytes). Only the op records need a dispatch mode;
-the peaks are measured without one, in a fresh allocator.
+Writes ``OUT/runs.jsonl.gz`` (one line a model × dtype × memory format × batch) and ``OUT/ops.jsonl.gz`` (one line for each
+distinct call of an op: arguments, and the allocations made while it ran, in requested bytes). Only the op records need a
+dispatch mode; the peaks are measured without one, in a fresh allocator.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import gc
 import gzip
@@ -30,9 +31,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import zoo
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
+AUTOCAST = {"autocast-fp16": torch.float16, "autocast-bf16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 Events = tuple[int, ...]
-"""Positive: an allocation of that many bytes. Negative: the free of the -n-th allocation of this op. 0: the free of an older one."""
+"""Positive: an allocation of that many bytes. Negative: the free of this op's -n-th allocation. 0: of an older one."""
 
 
 def spec(value: Any) -> Any:
@@ -97,38 +99,51 @@ def to_device(module: Any, inputs: Any, dtype: torch.dtype, memory_format: torch
     return moved, tree_map(move, args), tree_map(move, kwargs)
 
 
-def measure(module: Any, inputs: Any, dtype: torch.dtype, memory_format: torch.memory_format) -> dict[str, Any]:
+def block(narrow: torch.dtype | None) -> Any:
+    """An autocast block around one forward."""
+    return torch.autocast("cuda", dtype=narrow) if narrow else contextlib.nullcontext()
+
+
+def measure(module: Any, inputs: Any, dtype: torch.dtype, memory_format: torch.memory_format, narrow: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"left_bytes": clean()}
     moved, args, kwargs = to_device(module, inputs, dtype, memory_format)
     torch.cuda.synchronize()
     row["loaded"] = marks()
     torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode():
-        out = moved(*args, **kwargs)
+        with block(narrow):
+            out = moved(*args, **kwargs)
         torch.cuda.synchronize()
         row["first_run"] = marks()
         torch.cuda.reset_peak_memory_stats()
         for _ in range(3):
-            out = moved(*args, **kwargs)
+            with block(narrow):
+                out = moved(*args, **kwargs)
         torch.cuda.synchronize()
         row["steady"] = marks()
     row["outputs"] = [spec(leaf) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
     return row
 
 
-def record(module: Any, inputs: Any, dtype: torch.dtype, memory_format: torch.memory_format) -> list[tuple[str, Events, str]]:
+def record(
+    module: Any, inputs: Any, dtype: torch.dtype, memory_format: torch.memory_format, narrow: Any
+) -> list[tuple[str, Events, str]]:
     clean()
     moved, args, kwargs = to_device(module, inputs, dtype, memory_format)
     torch.cuda.memory._record_memory_history(enabled="all", context=None, max_entries=4_000_000)
-    first = events_so_far()
-    recorder = Recorder()
-    with torch.inference_mode(), recorder:
-        out = moved(*args, **kwargs)
-    last = events_so_far()
-    trace = torch.cuda.memory._snapshot()["device_traces"][0]
-    torch.cuda.memory._record_memory_history(enabled=None)
+    try:
+        first = events_so_far()
+        recorder = Recorder()
+        with torch.inference_mode(), recorder, block(narrow):
+            out = moved(*args, **kwargs)
+        last = events_so_far()
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
     del out
-    events = [(entry["action"], entry["addr"], entry["size"]) for entry in trace if entry["action"] in ("alloc", "free_completed")]
+    events = [
+        (entry["action"], entry["addr"], entry["size"]) for entry in trace if entry["action"] in ("alloc", "free_completed")
+    ]
     if len(events) != last - first:
         raise RuntimeError(f"{len(events)} events in the history, {last - first} by the counters")
     return [(key, local(events[start - first : stop - first]), out) for key, start, stop, out in recorder.calls]
@@ -156,14 +171,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--skip", type=int, default=0)
     options = parser.parse_args()
-    sets = {"cases": zoo.case_names(), "guided": zoo.GUIDED, "judged": zoo.JUDGED, "probes": zoo.PROBES}
+    sets = {"cases": zoo.case_names(), "guided": zoo.GUIDED, "judged": zoo.JUDGED, "fresh": zoo.FRESH, "probes": zoo.PROBES}
     names = [name for word in options.models.split(",") for name in sets.get(word, (word,))][options.skip :]
     warnings.filterwarnings("ignore")
     began, ops, outs = time.monotonic(), defaultdict(Counter), {}
     torch.zeros(1, device="cuda")
     about = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(),
-        "python": platform.python_version(), "driver": torch.cuda.driver_version() if hasattr(torch.cuda, "driver_version") else "",
+        "python": platform.python_version(),
     }  # fmt: skip
     with gzip.open(options.out / "runs.jsonl.gz", "wt") as runs:
         runs.write(json.dumps(about) + "\n")
@@ -180,16 +195,21 @@ def main() -> None:
             gc.collect()
             gc.freeze()
             for dtype in options.dtypes.split(","):
-                module = module.to(DTYPES[dtype])
+                cast, narrow = DTYPES.get(dtype, torch.float32), AUTOCAST.get(dtype)
+                module = module.to(cast)
                 for memory_format, kind in FORMATS.items():
-                    if name.startswith("case/") and kind is not torch.contiguous_format and all(t.dim() != 4 for t in inputs(1)[0]):
+                    if (
+                        name.startswith("case/")
+                        and kind is not torch.contiguous_format
+                        and all(t.dim() != 4 for t in inputs(1)[0])
+                    ):
                         continue
                     for batch in map(int, options.batches.split(",")):
                         row = {"model": name, "dtype": dtype, "memory_format": memory_format, "batch": batch}
                         try:
                             if not name.startswith("case/"):
-                                row |= measure(module, inputs(batch), DTYPES[dtype], kind)
-                            calls = record(module, inputs(batch), DTYPES[dtype], kind)
+                                row |= measure(module, inputs(batch), cast, kind, narrow)
+                            calls = record(module, inputs(batch), cast, kind, narrow)
                             row["calls"] = len(calls)
                             for key, events, out in calls:
                                 ops[key][events] += 1
@@ -203,7 +223,9 @@ def main() -> None:
         for key, counts in ops.items():
             func, args, kwargs = json.loads(key)
             events = [[list(events), count] for events, count in counts.most_common()]
-            lines.write(json.dumps({"op": func, "args": args, "kwargs": kwargs, "out": json.loads(outs[key]), "events": events}) + "\n")
+            lines.write(
+                json.dumps({"op": func, "args": args, "kwargs": kwargs, "out": json.loads(outs[key]), "events": events}) + "\n"
+            )
 
 
 if __name__ == "__main__":

@@ -80,8 +80,11 @@ def test_three_dimensions_go_to_math():
     assert chosen(H200, operand=contiguous(12, 197, 64)) is Backend.MATH
 
 
-def test_a_head_of_144_is_too_long_for_cudnn():
-    assert chosen(H200, operand=contiguous(2, 12, 197, 144)) is Backend.FLASH
+def test_a_head_of_144_is_too_long_for_cudnn_but_on_hopper():
+    """Recorded on an H200: heads of 192 and 256 go to cuDNN 9.19."""
+    assert chosen(H200, operand=contiguous(2, 12, 197, 144)) is Backend.CUDNN
+    assert chosen(H200, operand=contiguous(2, 12, 197, 264)) is Backend.EFFICIENT
+    assert chosen(B200, operand=contiguous(2, 12, 197, 144)) is Backend.FLASH
 
 
 def test_an_odd_head_needs_padding_which_only_flash_does():
@@ -158,6 +161,7 @@ def test_efficient_pads_a_boolean_mask_of_197_to_200():
     plan = attention_allocations(call(contiguous(2, 12, 197, 64), mask=contiguous(2, 1, 197, 197)), A100)
     assert allocated(plan) == [
         ("minus_infinity", 2),
+        ("zero_scalar", 2),
         ("float_mask", 2 * 197 * 197 * 2),
         ("mask_padded", 2 * 197 * 200 * 2),
         ("output", 2 * 12 * 197 * 64 * 2),
@@ -190,3 +194,22 @@ def test_math_builds_a_causal_mask():
     plan = attention_allocations(call(contiguous(2, 3, 5, 7), FULL, is_causal=True), A100, backend=Backend.MATH)
     assert ("ones", 5 * 5) in allocated(plan)
     assert ("causal_mask", 5 * 5 * 4) in allocated(plan)
+
+
+def test_a_single_query_row_takes_a_workspace_for_many_keys_only():
+    """Recorded on an H200: 8 heads of 64 over 4096 keys, 67712 bytes; 8 heads of 48 over 197 keys, none."""
+    for keys, head, workspace in ((4096, 64, [67_712]), (197, 48, [])):
+        query, key = contiguous(1, 8, 1, head), contiguous(1, 8, keys, head)
+        plan = attention_allocations(AttentionCall(query=query, key=key, value=key, dtype=HALF), H200)
+        assert [size for name, size in allocated(plan) if name == "workspace"] == workspace
+        assert plan.bounded
+
+
+def test_math_copies_what_cublas_cannot_read():
+    """One row of heads that lie innermost: no matrix dimension is dense, but the heads still fold (recorded)."""
+    inner = Operand(shape=(1, 8, 1, 64), strides=(512, 1, 512, 8))
+    keys = Operand(shape=(1, 8, 4096, 64), strides=(2_097_152, 1, 512, 8))
+    plan = attention_allocations(AttentionCall(query=inner, key=keys, value=keys, dtype=FULL), H200, backend=Backend.MATH)
+    names = [name for name, _ in allocated(plan)]
+    assert names[:5] == ["query_scaled", "key_scaled", "scores", "key_copied", "query_copied"]
+    assert names[-1] == "value_copied"

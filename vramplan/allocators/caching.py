@@ -9,6 +9,8 @@ Source: c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.9 to 2.14. The rules, with 
 - The low part of a block is handed out. The rest becomes a free block when at least 512 B remain (small pool), or more than
   1 MiB (large pool); otherwise the whole block counts as allocated.
 - A freed block merges with its free neighbours in the segment.
+- Beyond a limit, oversize cached segments are given back first when ``max_split_bytes`` is set, then all whole cached segments;
+  only then is memory out. Garbage collection needs a limit set by PyTorch itself and is not modelled.
 
 Known limitation: addresses of segments are modelled as rising. On a device they need not, and then a tie between free blocks
 of one size can go the other way.
@@ -17,11 +19,15 @@ of one size can go the other way.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from vramplan.program import Action, MemoryProgram, Phase
 from vramplan.units import MIB
+
+_INTERVALS = 16
+"""``kRoundUpPowerOfTwoIntervals``: powers of two from 1 MiB, each with its own number of divisions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +36,12 @@ class CachingRules:
 
     large_segment_bytes  what a large request below ``own_segment_from_bytes`` reserves (configurable from 2.10)
     max_split_bytes      larger blocks are not split and serve only requests of their size (None: no limit)
-    power2_divisions     requests round up to one of that many steps between powers of two (0: off)
+    max_non_split_rounding_bytes  how much larger than the request such a block may be (None: below a large segment)
+    power2_divisions     requests round up to one of that many steps between powers of two (0: off); 16 numbers are for
+                         requests below 2 MiB, 4 MiB, … 32 GiB, and above
+    The defaults are the same from PyTorch 2.9 to 2.14.
 
-    Invariant: sizes are positive.
+    Invariant: sizes are positive; there are one or 16 numbers of divisions, each 0 or a power of two.
     """
 
     alignment_bytes: int = 512
@@ -42,19 +51,37 @@ class CachingRules:
     own_segment_from_bytes: int = 10 * MIB
     segment_rounding_bytes: int = 2 * MIB
     max_split_bytes: int | None = None
-    power2_divisions: int = 0
+    max_non_split_rounding_bytes: int | None = None
+    power2_divisions: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
-        if min(self.alignment_bytes, self.small_limit_bytes, self.small_segment_bytes, self.large_segment_bytes) <= 0:
+        sizes = (self.alignment_bytes, self.small_limit_bytes, self.small_segment_bytes, self.large_segment_bytes)
+        if min(*sizes, self.own_segment_from_bytes, self.segment_rounding_bytes) <= 0:
             raise ValueError("an allocator's sizes are positive")
+        divisions = self.power2_divisions if isinstance(self.power2_divisions, tuple) else (self.power2_divisions,) * _INTERVALS
+        if len(divisions) != _INTERVALS or any(count < 0 or count & (count - 1) for count in divisions):
+            raise ValueError(f"power-of-two divisions are one or {_INTERVALS} powers of two: {self.power2_divisions}")
 
     def rounded_bytes(self, size_bytes: int) -> int:
         """``round_size``: what a request of *size_bytes* takes at least."""
         if size_bytes < self.alignment_bytes:
             return self.alignment_bytes
-        if self.power2_divisions > 1 and size_bytes > self.alignment_bytes * self.power2_divisions:
-            return _up_to_division(size_bytes, self.power2_divisions)
+        if self.power2_divisions:
+            divisions = self.divisions(size_bytes)
+            if divisions > 1 and size_bytes > self.alignment_bytes * divisions:
+                return _up_to_division(size_bytes, divisions)
         return -(-size_bytes // self.alignment_bytes) * self.alignment_bytes
+
+    def divisions(self, size_bytes: int) -> int:
+        """``roundup_power2_divisions``: in how many steps a request of *size_bytes* divides its power of two."""
+        if not isinstance(self.power2_divisions, tuple):
+            return self.power2_divisions
+        return self.power2_divisions[min(max(size_bytes.bit_length() - MIB.bit_length(), 0), _INTERVALS - 1)]
+
+    @property
+    def non_split_rounding_bytes(self) -> int:
+        """How much larger than a request a block may be that is not split."""
+        return self.max_non_split_rounding_bytes or self.large_segment_bytes
 
     def segment_bytes(self, rounded_bytes: int) -> int:
         """``get_allocation_size``: what is reserved when no free block serves a request."""
@@ -94,12 +121,20 @@ class CachingPeaks:
 
 
 class OutOfMemory(Exception):  # noqa: N818  an answer about a device, not an error of ours
-    """A request that does not fit below the limit, even after the cache was emptied."""
+    """A request that does not fit below the limit, even after the cache was emptied.
 
-    def __init__(self, requested_bytes: int, reserved_bytes: int) -> None:
-        super().__init__(f"{requested_bytes} bytes do not fit beside {reserved_bytes} reserved ones")
-        self.requested_bytes = requested_bytes
-        self.reserved_bytes = reserved_bytes
+    requested_bytes  what was asked for
+    segment_bytes    what would have been reserved for it
+    reserved_bytes   what is reserved already
+    limit_bytes      what may be
+    """
+
+    def __init__(self, *, requested_bytes: int, segment_bytes: int, reserved_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{requested_bytes} bytes need a segment of {segment_bytes}; {reserved_bytes} of {limit_bytes} are reserved already"
+        )
+        self.requested_bytes, self.segment_bytes = requested_bytes, segment_bytes
+        self.reserved_bytes, self.limit_bytes = reserved_bytes, limit_bytes
 
 
 class _Block:
@@ -113,18 +148,34 @@ class _Block:
         self.after: _Block | None = None
 
 
+def _rising(address: int) -> Iterator[int]:
+    """Addresses with room for any segment between them."""
+    while True:
+        yield address
+        address += 1 << 44
+
+
 Row = tuple[str, int, int, int]
 """One line of a log: what happened (segment, release, hold, free), a key, an address, a size."""
 
 
 class CachingAllocator:
-    """Hands out blocks as PyTorch does on one stream. ``log`` gets a `Row` for everything that happens.
+    """Hands out blocks as PyTorch does on one stream.
+
+    limit_bytes        what the device has for segments (None: no limit)
+    segment_addresses  where the first segments lie, in the order of reserving; later ones rise from 2**60
+    log                gets a `Row` for everything that happens
 
     Invariant: requested <= allocated <= reserved.
     """
 
     def __init__(
-        self, rules: CachingRules = DEFAULT_RULES, *, limit_bytes: int | None = None, log: list[Row] | None = None
+        self,
+        rules: CachingRules = DEFAULT_RULES,
+        *,
+        limit_bytes: int | None = None,
+        segment_addresses: Iterable[int] = (),
+        log: list[Row] | None = None,
     ) -> None:
         self.rules = rules
         self.limit_bytes = limit_bytes
@@ -134,7 +185,7 @@ class CachingAllocator:
         self.reset_peaks()
         self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
         self._held: dict[int, tuple[_Block, int]] = {}
-        self._next_address = 1 << 40
+        self._addresses = chain(segment_addresses, _rising(1 << 60))
 
     def reset_peaks(self) -> None:
         """Peaks count from now on."""
@@ -143,18 +194,20 @@ class CachingAllocator:
         self.reserved_peak_bytes = self.reserved_bytes
 
     def hold(self, key: int, size_bytes: int) -> None:
-        """Serve a request; no bytes are no request. `OutOfMemory` beyond the limit."""
+        """Serve a request; no bytes are no request. `OutOfMemory` beyond the limit, ValueError for a key that is held."""
         if size_bytes == 0:
             return
+        if key in self._held:
+            raise ValueError(f"buffer {key} is held already")
         rounded = self.rules.rounded_bytes(size_bytes)
-        block = self._found(rounded) or self._reserved(rounded)
+        block = self._found(rounded) or self._reserved(rounded, size_bytes)
         self._split(block, rounded)
         self._held[key] = (block, size_bytes)
         self.requested_bytes += size_bytes
         self.allocated_bytes += block.size
-        if self.allocated_bytes > self.allocated_peak_bytes:
+        if self.allocated_bytes > self.allocated_peak_bytes:  # noqa: PLR1730  max() would take a tenth of the replay
             self.allocated_peak_bytes = self.allocated_bytes
-        if self.requested_bytes > self.requested_peak_bytes:
+        if self.requested_bytes > self.requested_peak_bytes:  # noqa: PLR1730
             self.requested_peak_bytes = self.requested_bytes
         if self.log is not None:
             self.log.append(("hold", key, block.address, block.size))
@@ -170,6 +223,10 @@ class CachingAllocator:
         if self.log is not None:
             self.log.append(("free", key, block.address, block.size))
         self._merge(block)
+
+    def free_blocks(self) -> list[tuple[int, int]]:
+        """Address and size of every free block, by address."""
+        return sorted((address, size) for pool in self._free.values() for size, address, _ in pool)
 
     def empty_cache(self) -> None:
         """Give whole free segments back to the driver."""
@@ -191,26 +248,52 @@ class CachingAllocator:
         if limit is not None and not small:
             if rounded < limit <= size:
                 return None
-            if rounded >= limit and size >= rounded + self.rules.large_segment_bytes:
+            if rounded >= limit and size >= rounded + self.rules.non_split_rounding_bytes:
                 return None
         del pool[index]
         block.is_free = False
         return block
 
-    def _reserved(self, rounded: int) -> _Block:
+    def _reserved(self, rounded: int, size_bytes: int) -> _Block:
+        """``alloc_block``, and what is given back before memory is out."""
         size = self.rules.segment_bytes(rounded)
-        if self.limit_bytes is not None and self.reserved_bytes + size > self.limit_bytes:
+        if not self._fits(size):
+            self._release_oversize(rounded)
+        if not self._fits(size):
             self.empty_cache()
-            if self.reserved_bytes + size > self.limit_bytes:
-                raise OutOfMemory(rounded, self.reserved_bytes)
-        block = _Block(self._next_address, size, rounded <= self.rules.small_limit_bytes)
-        self._next_address += size + self.rules.segment_rounding_bytes
+        if self.limit_bytes is not None and not self._fits(size):
+            raise OutOfMemory(
+                requested_bytes=size_bytes,
+                segment_bytes=size,
+                reserved_bytes=self.reserved_bytes,
+                limit_bytes=self.limit_bytes,
+            )
+        block = _Block(next(self._addresses), size, rounded <= self.rules.small_limit_bytes)
         self.reserved_bytes += size
         self.segment_count += 1
         self.reserved_peak_bytes = max(self.reserved_peak_bytes, self.reserved_bytes)
         if self.log is not None:
             self.log.append(("segment", -1, block.address, size))
         return block
+
+    def _fits(self, size: int) -> bool:
+        return self.limit_bytes is None or self.reserved_bytes + size <= self.limit_bytes
+
+    def _release_oversize(self, rounded: int) -> None:
+        """``release_available_cached_blocks``: one oversize block that would do, else the largest until they add up."""
+        limit = self.rules.max_split_bytes
+        if limit is None:
+            return
+        wanted = max(rounded, limit)
+        pool = self._free[rounded <= self.rules.small_limit_bytes]
+        index = bisect_left(pool, (wanted, -1))
+        if index < len(pool):
+            self._release(pool.pop(index)[2])
+            return
+        released = 0
+        while pool and released < wanted and pool[-1][0] >= limit:
+            released += pool[-1][0]
+            self._release(pool.pop()[2])
 
     def _release(self, block: _Block) -> None:
         self.reserved_bytes -= block.size

@@ -20,9 +20,10 @@ _SMALLEST_SPLIT_MIB = 20
 """PyTorch refuses a ``max_split_size_mb`` that is not above the large segment."""
 
 HARMLESS = frozenset({
-    "pinned_use_cuda_host_register", "pinned_num_register_threads", "pinned_use_background_threads", "pinned_reserve_segment_size_mb",
-    "release_lock_on_cudamalloc", "release_lock_on_hipmalloc", "graph_capture_record_stream_reuse", "per_process_memory_fraction",
-    "garbage_collection_threshold", "use_cuda_host_register",
+    "pinned_use_cuda_host_register", "pinned_num_register_threads", "pinned_use_background_threads",
+    "pinned_reserve_segment_size_mb", "release_lock_on_cudamalloc", "release_lock_on_hipmalloc",
+    "graph_capture_record_stream_reuse", "per_process_memory_fraction", "garbage_collection_threshold",
+    "use_cuda_host_register",
 })  # fmt: skip
 """Options that do not change how blocks are cut. Garbage collection begins near a memory limit, which an estimate has not."""
 

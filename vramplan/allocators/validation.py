@@ -5,7 +5,7 @@ Every pair of buffers is looked at, in order, so the answer is always the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vramplan.allocators.placement import Blocks, Placement, Request
 
@@ -44,6 +44,96 @@ def find_blocks_fault(requests: Sequence[Request], blocks: Blocks) -> str:
             if steps and both_need_bytes and blocks.block_of[first] == blocks.block_of[second]:
                 return f"buffers {first} and {second} are both in block {blocks.block_of[first]} during steps {_text(steps)}"
     return ""
+
+
+def find_caching_fault(
+    log: Sequence[tuple[str, int, int, int]],
+    *,
+    requested: Mapping[int, int] | None = None,
+    free: Sequence[tuple[int, int]] | None = None,
+) -> str:
+    """Describe the first line of a caching allocator's log that cannot be; empty when there is none.
+
+    A line is what happened (segment, release, hold, free), a key, an address and a size. *requested* has the bytes each key
+    asked for. *free* has address and size of the free blocks at the end: with the held ones they must tile the segments.
+    """
+    segments: dict[int, int] = {}
+    held: dict[int, tuple[int, int]] = {}
+    for number, (what, key, address, size) in enumerate(log):
+        fault = _line_fault(segments, held, (what, key, address, size))
+        if not fault and what == "hold" and requested is not None and requested[key] > size:
+            fault = f"buffer {key} asked for {requested[key]} bytes and has {size}"
+        if fault:
+            return f"line {number}: {fault}"
+        if what == "segment":
+            segments[address] = size
+        elif what == "release":
+            del segments[address]
+        elif what == "hold":
+            held[key] = (address, size)
+        else:
+            del held[key]
+        if sum(size for _, size in held.values()) > sum(segments.values()):
+            return f"line {number}: more is allocated than reserved"
+    return "" if free is None else _tiling_fault(segments, sorted(held.values()), sorted(free))
+
+
+def _line_fault(segments: dict[int, int], held: dict[int, tuple[int, int]], line: tuple[str, int, int, int]) -> str:
+    what, key, address, size = line
+    place = (address, address + size)
+    if size <= 0:
+        return f"{what} of {size} bytes"
+    if what in ("segment", "release"):
+        return _segment_fault(segments, held, what, place)
+    if what == "hold":
+        return _hold_fault(segments, held, key, place)
+    if what == "free":
+        return "" if held.get(key) == (address, size) else f"buffer {key} does not hold {_text(place)}"
+    return f"unknown word {what!r}"
+
+
+def _segment_fault(segments: dict[int, int], held: dict[int, tuple[int, int]], what: str, place: tuple[int, int]) -> str:
+    if what == "segment":
+        crossed = [start for start, length in segments.items() if _common(place, (start, start + length))]
+        return f"segment {_text(place)} overlaps the one at {crossed[0]}" if crossed else ""
+    if segments.get(place[0]) != place[1] - place[0]:
+        return f"there is no segment {_text(place)} to release"
+    inside = [key for key, (start, length) in held.items() if _common(place, (start, start + length))]
+    return f"segment {_text(place)} is released under buffer {inside[0]}" if inside else ""
+
+
+def _hold_fault(segments: dict[int, int], held: dict[int, tuple[int, int]], key: int, place: tuple[int, int]) -> str:
+    if key in held:
+        return f"buffer {key} is held already"
+    if not any(start <= place[0] and place[1] <= start + length for start, length in segments.items()):
+        return f"buffer {key} takes bytes {_text(place)}, which are inside no segment"
+    for other, (start, length) in held.items():
+        shared = _common(place, (start, start + length))
+        if shared:
+            return f"buffers {other} and {key} both take bytes {_text(shared)}"
+    return ""
+
+
+def _tiling_fault(segments: dict[int, int], held: Sequence[tuple[int, int]], free: Sequence[tuple[int, int]]) -> str:
+    """Describe the first segment that held and free blocks do not tile, or two free neighbours that should be one block."""
+    for start, length in sorted(segments.items()):
+        blocks = sorted(
+            (address, size, is_free)
+            for is_free, some in ((False, held), (True, free))
+            for address, size in some
+            if start <= address < start + length
+        )
+        end, was_free = start, False
+        for address, size, is_free in blocks:
+            if address != end:
+                return f"bytes {_text((min(end, address), max(end, address)))} of the segment at {start} are in no block or two"
+            if was_free and is_free:
+                return f"free blocks meet at byte {address} and are not merged"
+            end, was_free = address + size, is_free
+        if end != start + length:
+            return f"the blocks of the segment at {start} end at {end}, not at {start + length}"
+    outside = [address for address, _ in free if not any(at <= address < at + length for at, length in segments.items())]
+    return f"free block at {outside[0]} is inside no segment" if outside else ""
 
 
 def _place(request: Request, offset: int) -> tuple[int, int]:

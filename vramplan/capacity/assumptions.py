@@ -37,7 +37,7 @@ def _asked(plan: CardPlan) -> Iterator[Assumption]:
     chosen = "smallest on the plateau of speed" if topology.batch is None else "given, or fixed by the model's file"
     extra = load.extra.nominal_bytes
     yield _premise("model", names_of(load.engines), "MODEL", "what looks at the frames")
-    yield _premise("precision", load.engines[0].precision, "--precision", "TensorRT engine")
+    yield _premise("precision", load.engines[0].precision, "--precision", f"{load.engines[0].runtime} engine")
     yield _premise("video", ", ".join(map(describe, load.streams)), "--video, --codec, --stream", "cameras")
     yield _premise("margin", str(load.margin), "--margin", "kept free of the usable memory")
     yield _premise("batch", str(plan.batch), "--batch", chosen)

@@ -84,10 +84,14 @@ def engine_fps(works: Sequence[FrameWork], gpu: Gpu, batch: int, fit: Constants 
         nominal=nominal,
         high=fast,
         evidence=Evidence.BOUNDED,
-        sources=tuple(dict.fromkeys(source for time in times for source in time.sources)),
+        sources=(*dict.fromkeys(source for time in times for source in time.sources), *_EAGER * any(w.is_eager for w in works)),
         missing=tuple(dict.fromkeys(name for time in times for name in time.missing)),
     )
     return rate.times(fit.engine)
+
+
+_EAGER = ("speeds are those of TensorRT engines: eager PyTorch is slower, measure it and give --infer-fps",)
+"""What a reader has to know about the compute limit of a module."""
 
 
 def choose_batch(works: Sequence[FrameWork], gpu: Gpu, *, frame_ms: float, most: int) -> int:

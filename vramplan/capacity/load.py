@@ -24,12 +24,13 @@ class EngineMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """One model as the calculator needs it. ``memory`` answers for a batch size."""
+    """One model as the calculator needs it. ``memory`` answers for a batch size; ``runtime`` is what runs it."""
 
     name: str
     precision: str
     work: FrameWork
     memory: Callable[[int], EngineMemory]
+    runtime: str = "TensorRT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ class FrameWork:
 
     ``arithmetic`` is what the matrix kernels compute in: fp32, fp16, bf16, fp8 or int8. ``matrix_flops`` are operations as
     they compute them, zeros included. ``input_bytes`` and ``output_bytes`` are what one frame's bindings take. ``unknown``
-    names ops that could not be counted.
+    names ops that could not be counted. ``is_eager`` says that no engine runs it, but PyTorch, op by op.
 
     Invariant: no count is negative, and there is at least one launch.
     """
@@ -50,6 +50,7 @@ class FrameWork:
     input_bytes: int
     output_bytes: int
     unknown: tuple[str, ...] = ()
+    is_eager: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.matrix_flops, self.weight_bytes, self.activation_bytes, self.input_bytes, self.output_bytes)

@@ -40,6 +40,7 @@ def streams_command(
     vram: flags.AnyVram = None,
     dim: flags.Dims = None,
     shape: flags.Shapes = None,
+    allow_pickle: flags.AllowPickle = False,
     json: flags.Json = False,
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
@@ -81,6 +82,7 @@ def streams_command(
         vram=vram_bytes,
         shapes=shapes,
         dims=dims,
+        allow_pickle=allow_pickle,
     )
     _emit(target, plan)
     return 1 if plan.fits is False else 0

@@ -28,7 +28,7 @@ def headline(plan: StreamsPlan) -> tuple[str, ...]:
     load = plan.card.load
     card = (short_name(plan.card),) if len(plan.cards) == 1 else (f"{len(plan.cards)} cards",)
     cameras = " + ".join(map(describe, load.streams))
-    return (names_of(load.engines), load.engines[0].precision, "TensorRT", shorten(cameras, 60), *card)
+    return (names_of(load.engines), load.engines[0].precision, load.engines[0].runtime, shorten(cameras, 60), *card)
 
 
 def short_name(card: CardPlan) -> str:

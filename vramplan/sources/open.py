@@ -85,7 +85,9 @@ def open_model(model: object) -> Source:
         onnx = read_onnx(model)
         return Source(name=onnx.name, format="onnx", onnx=onnx)
     if not isinstance(model, str | os.PathLike):
-        raise UsageError(f"{type(model).__name__} is no ONNX model", hint="Name a file, a zoo model, or use runtime torch for modules.")
+        raise UsageError(
+            f"{type(model).__name__} is no ONNX model", hint="Name a file, a zoo model, or use runtime torch for modules."
+        )
     text = os.fspath(model)
     if isinstance(model, str) and (entry := find_zoo_model(text)):
         onnx = read_onnx(entry.path.read_bytes())

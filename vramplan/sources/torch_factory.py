@@ -53,11 +53,21 @@ def unpack(made: Any, subject: str) -> Built:
     if isinstance(made, torch.export.ExportedProgram):
         made = made.module(check_guards=False)
     if isinstance(made, torch.nn.Module):
+        _check_eager(made, subject)
         return Built(module=made, kwargs={})
     if isinstance(made, tuple) and 2 <= len(made) <= 3 and isinstance(made[0], torch.nn.Module):
         return _with_inputs(*made, subject=subject)
     shown = f"a tuple ({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else _described(made)
     raise ModelError(f"{subject} {shown}, not {WANTED}", hint=f"Let it return {WANTED}.")
+
+
+def _check_eager(module: torch.nn.Module, subject: str) -> None:
+    """What ``torch.compile`` wraps runs another program. Told by name: importing its class takes a second."""
+    if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+        raise UsageError(
+            f"{subject} a compiled module: what torch.compile fuses is not modelled yet",
+            hint="Give the module itself (model._orig_mod): the estimate is of eager PyTorch.",
+        )
 
 
 def _with_inputs(module: torch.nn.Module, args: Any, kwargs: Any = None, *, subject: str) -> Built:

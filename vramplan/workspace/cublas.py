@@ -33,7 +33,9 @@ def cublas_workspace_bytes(capability: tuple[int, int], environment: Mapping[str
         return _LARGE_BYTES if capability[0] in (9, 10, 12) else _DEFAULT_BYTES
     pairs = re.findall(r":(\d{1,9}):(\d{1,6})", text)
     if "".join(f":{size}:{count}" for size, count in pairs) != text:
-        raise UsageError(f"CUBLAS_WORKSPACE_CONFIG: {text[:40]!r} is not :SIZE:COUNT", hint="Write it like :4096:8, or unset it.")
+        raise UsageError(
+            f"CUBLAS_WORKSPACE_CONFIG: {text[:40]!r} is not :SIZE:COUNT", hint="Write it like :4096:8, or unset it."
+        )
     return sum(int(size) * KIB * int(count) for size, count in pairs)
 
 

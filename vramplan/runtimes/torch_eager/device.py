@@ -51,8 +51,8 @@ class CudaLooks(TorchFunctionMode):
         if answer is not None:
             return answer(args[0]) if _is_shadow(args[0]) else func(*args)
         self.narrow = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        if func is torch.Tensor.cuda:
-            return args[0].to(META)
+        if func in _PLACES:
+            return _PLACES[func](args[0])
         if func in _MAKES_FROM_DATA:
             return _from_data(func, args, kwargs or {})
         if kwargs:
@@ -65,6 +65,12 @@ class CudaLooks(TorchFunctionMode):
                 return func(*map(_exchanged, args))
         return func(*args)
 
+
+_PLACES: dict[Function, Callable[[torch.Tensor], Any]] = {
+    torch.Tensor.cuda: lambda tensor: tensor.to(META),
+    torch.Tensor.pin_memory: lambda tensor: tensor,
+}
+"""Requests for a place, answered without a device."""
 
 _MAKES_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.Tensor.new_tensor})
 
@@ -126,11 +132,15 @@ def pretended(capability: tuple[int, int]) -> Iterator[None]:
         ("torch.cuda.synchronize", {"return_value": None}),
         ("torch.cuda.empty_cache", {"return_value": None}),
         ("torch.cuda.amp.common.amp_definitely_not_available", never),
+        ("torch.backends.cudnn.is_acceptable", never),  # asked by RNNs, to lay their weights out anew; warns without cuDNN
+        ("torch.cuda.get_device_name", {"return_value": "CUDA device"}),
+        ("torch.cuda.device", {"return_value": contextlib.nullcontext()}),
     )
     was_enabled = gc.isenabled()
     with contextlib.ExitStack() as stack:
         for name, settings in fakes:
             stack.enter_context(mock.patch(name, _fake(**settings)))
+        stack.enter_context(mock.patch("torch._tensor_str._str", _shown(torch._tensor_str._str)))
         gc.disable()
         try:
             yield
@@ -141,3 +151,14 @@ def pretended(capability: tuple[int, int]) -> Iterator[None]:
 
 def _fake(return_value: Any) -> Function:
     return lambda *args, **kwargs: return_value
+
+
+def _shown(original: Function) -> Function:
+    """``repr`` of a shadow, whose elements nobody can print."""
+
+    def shown(tensor: torch.Tensor, **options: Any) -> Any:
+        if not tensor.is_cuda:
+            return original(tensor, **options)
+        return f"tensor(..., device='cuda:0', size={tuple(tensor.shape)}, dtype={tensor.dtype})"
+
+    return shown

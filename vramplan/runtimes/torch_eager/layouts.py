@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from vramplan.workspace.kernels import is_dense
+
 _WALK = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
 _FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -54,3 +56,10 @@ def fresh(shape: Sequence[int], dtype: torch.dtype, *, channels_last: bool = Fal
 def bytes_of(shape: Sequence[int], dtype: torch.dtype) -> int:
     """Bytes of a dense tensor."""
     return math.prod(shape) * dtype.itemsize
+
+
+def dense_like(tensor: torch.Tensor) -> torch.Tensor:
+    """``empty_like`` as a device makes it: a dense tensor's strides are kept to the number, also where an axis is 1."""
+    if is_dense(tuple(tensor.shape), tensor.stride()):
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from vramplan.runtimes.torch_eager.dtypes import DTYPES, dtype_of
-from vramplan.runtimes.torch_eager.rules_gemm import prepare
-from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
 from vramplan.dtypes import DType
+from vramplan.runtimes.torch_eager.dtypes import DTYPES, dtype_of
+from vramplan.runtimes.torch_eager.layouts import dense_like
+from vramplan.runtimes.torch_eager.rules_gemm import prepare
+from vramplan.runtimes.torch_eager.scratch import named
+from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
 from vramplan.workspace import kernels
 from vramplan.workspace.attention import AttentionCall, AttentionDevice, AttentionPlan, Backend, Operand, attention_allocations
 
@@ -75,14 +77,14 @@ def _result(plan: AttentionPlan, query: torch.Tensor) -> torch.Tensor:
     rows = max(math.prod(shape[:-1]), 1)
     padded = (*shape[:-1], plan.output_storage_bytes // dtype.itemsize // rows)
     if plan.backend in {Backend.FLASH, Backend.CUDNN} and padded == tuple(query.shape):
-        return torch.empty_like(query)
+        return dense_like(query)
     full = torch.empty([padded[axis] for axis in order], dtype=dtype, device="meta")
     return full.permute(sorted(range(len(order)), key=order.__getitem__))[..., : shape[-1]]
 
 
 def multi_head(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``_native_multi_head_attention``, the fast path of ``nn.MultiheadAttention``: one op, products and all."""
-    given = dict(zip((item.name for item in func._schema.arguments), args, strict=False)) | kwargs
+    given = named(func, args, kwargs)
     query, heads = given["query"], given["num_head"]
     needs, averages = given.get("need_weights", True), given.get("average_attn_weights", True)
     steps = kernels.multi_head_attention(
@@ -104,7 +106,7 @@ def multi_head(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str
 
 def encoder_layer(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``_transformer_encoder_layer_fwd``, the fast path of ``nn.TransformerEncoderLayer``."""
-    given = dict(zip((item.name for item in func._schema.arguments), args, strict=False)) | kwargs
+    given = named(func, args, kwargs)
     source = given["src"]
     steps = kernels.transformer_encoder_layer(
         batch=source.shape[0],

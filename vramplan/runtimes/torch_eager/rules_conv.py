@@ -6,49 +6,93 @@ aten/src/ATen/native/ConvUtils.h (``cudnn_conv_suggest_memory_format``), aten/sr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from vramplan.runtimes.torch_eager.dtypes import dtype_of
 from vramplan.runtimes.torch_eager.layouts import bytes_of, channels_last_of, fresh, is_like_channels_last
+from vramplan.runtimes.torch_eager.scratch import named
 from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
 from vramplan.workspace import kernels
 from vramplan.workspace.convolution import ConvCall
 
 aten: Any = torch.ops.aten
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a convolution walks: one entry for each spatial axis."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    transposed: bool
+    groups: int
+
+    @property
+    def with_height(self) -> Geometry:
+        """The same for an image of height 1, which is how a 1-d convolution runs."""
+        return replace(
+            self,
+            stride=(1, *self.stride),
+            padding=(0, *self.padding),
+            dilation=(1, *self.dilation),
+            output_padding=(0, *self.output_padding),
+        )
+
+    def result_shape(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[int, ...]:
+        """(batch, channels, spatial…). RuntimeError for a kernel that is larger than the padded input."""
+        sides = []
+        for axis, (stride, padding, dilation) in enumerate(zip(self.stride, self.padding, self.dilation, strict=True), start=2):
+            size, reach = x.shape[axis], dilation * (weight.shape[axis] - 1) + 1
+            if self.transposed:
+                sides.append((size - 1) * stride - 2 * padding + reach + self.output_padding[axis - 2])
+            else:
+                sides.append((size + 2 * padding - reach) // stride + 1)
+        if min(sides) <= 0:
+            kernel, image = tuple(weight.shape[2:]), tuple(x.shape[2:])
+            raise RuntimeError(f"kernel {kernel} is larger than the padded input {image} (padding {self.padding})")
+        return (x.shape[0], weight.shape[1] * self.groups if self.transposed else weight.shape[0], *sides)
+
+
 def conv(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``conv1d``, ``conv2d``, ``conv3d`` of a batch, with padding in numbers; anything else is taken apart first."""
-    x, weight, bias, stride, padding, dilation, groups = _filled(args, kwargs, ("bias", "stride", "padding", "dilation", "groups"))
-    rank = weight.dim() - 2
-    if x.dim() != rank + 2 or isinstance(padding, str):
+    given = _DEFAULTS | named(func, args, kwargs)
+    x, weight = given["input"], given["weight"]
+    if x.dim() != weight.dim() or isinstance(given["padding"], str):
         return decompose(shadow, func, args, kwargs)
-    sides = (_all(stride, rank), _all(padding, rank), _all(dilation, rank))
-    _check(x, weight, groups)
-    return _convolve(shadow, x, weight, bias, *sides, False, (0,) * rank, groups or 1)
+    _check(x, weight, given["groups"])
+    return _convolve(shadow, x, weight, _geometry(given))
 
 
 def convolution(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``aten::convolution``, where every kind of convolution ends."""
-    names = ("bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
-    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = _filled(args, kwargs, names)
-    rank = weight.dim() - 2
-    sides = (_all(stride, rank), _all(padding, rank), _all(dilation, rank))
-    return _convolve(shadow, x, weight, bias, *sides, bool(transposed), _all(output_padding, rank), groups)
+    given = _DEFAULTS | named(func, args, kwargs)
+    return _convolve(shadow, given["input"], given["weight"], _geometry(given))
 
 
-def _filled(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> list[Any]:
-    defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "transposed": False, "output_padding": 0}
-    given = dict(zip(("input", "weight", *names), args, strict=False)) | kwargs
-    return [given["input"], given["weight"], *(given.get(name, defaults[name]) for name in names)]
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "transposed": False, "output_padding": 0}
 
 
-def _all(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * rank
-    return tuple(value) * rank if len(value) == 1 else tuple(value)
+def _geometry(given: dict[str, Any]) -> Geometry:
+    rank = given["weight"].dim() - 2
+
+    def sides(name: str) -> tuple[int, ...]:
+        value = given[name]
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * rank if len(values) == 1 else values
+
+    return Geometry(
+        stride=sides("stride"),
+        padding=sides("padding"),
+        dilation=sides("dilation"),
+        output_padding=sides("output_padding"),
+        transposed=bool(given["transposed"]),
+        groups=given["groups"],
+    )
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, groups: int) -> None:
@@ -63,26 +107,14 @@ def _check(x: torch.Tensor, weight: torch.Tensor, groups: int) -> None:
         )
 
 
-def _convolve(
-    shadow: Shadow,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    transposed: bool,
-    output_padding: tuple[int, ...],
-    groups: int,
-) -> torch.Tensor:
-    shape = _result_shape(x, weight, stride, padding, dilation, transposed, output_padding, groups)
+def _convolve(shadow: Shadow, x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     if x.dim() == 3:  # conv1d runs as conv2d of height 1, on a row-major input
         copy = _copied(shadow, x, x.is_contiguous(), "contiguous input")
-        with_height = (x.contiguous().unsqueeze(2), weight.unsqueeze(2), None, (1, *stride), (0, *padding), (1, *dilation))
-        out = _convolve(shadow, *with_height, transposed, (0, *output_padding), groups).squeeze(2)
+        out = _convolve(shadow, x.contiguous().unsqueeze(2), weight.unsqueeze(2), geometry.with_height).squeeze(2)
         shadow.ledger.free(copy)
         return out
-    if _is_native_depthwise(x, weight, stride, dilation, transposed, groups):
+    shape = geometry.result_shape(x, weight)
+    if _is_native_depthwise(x, weight, geometry):
         copy = _copied(shadow, x, x.is_contiguous(), "contiguous input")
         out = shadow.watch(fresh(shape, x.dtype), "conv")
         shadow.ledger.free(copy)
@@ -94,21 +126,24 @@ def _convolve(
     out = shadow.watch(fresh(shape, x.dtype, channels_last=channels_last), "conv")
     copies.append(_copied(shadow, weight, weight.is_contiguous(memory_format=layout), "weight in the kernel's layout"))
     if x.numel() and out.numel():
-        call = ConvCall(
-            input_shape=tuple(x.shape),
-            weight_shape=tuple(weight.shape),
-            dtype=dtype_of(x),
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            transposed=transposed,
-            channels_last=channels_last,
-        )
-        _run_cudnn(shadow, call)
-    for copy in copies:
+        _run_cudnn(shadow, _call(x, weight, geometry, channels_last=channels_last))
+    for copy in reversed(copies):
         shadow.ledger.free(copy)
     return out
+
+
+def _call(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, *, channels_last: bool) -> ConvCall:
+    return ConvCall(
+        input_shape=tuple(x.shape),
+        weight_shape=tuple(weight.shape),
+        dtype=dtype_of(x),
+        stride=geometry.stride,
+        padding=geometry.padding,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        transposed=geometry.transposed,
+        channels_last=channels_last,
+    )
 
 
 def _run_cudnn(shadow: Shadow, call: ConvCall) -> None:
@@ -121,42 +156,16 @@ def _copied(shadow: Shadow, tensor: torch.Tensor, is_fine: bool, name: str) -> i
     return -1 if is_fine else shadow.scratch(bytes_of(tensor.shape, tensor.dtype), name)
 
 
-def _result_shape(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    transposed: bool,
-    output_padding: tuple[int, ...],
-    groups: int,
-) -> tuple[int, ...]:
-    sides = []
-    for axis in range(len(stride)):
-        size, reach = x.shape[axis + 2], dilation[axis] * (weight.shape[axis + 2] - 1) + 1
-        if transposed:
-            side = (size - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
-        else:
-            side = (size + 2 * padding[axis] - reach) // stride[axis] + 1
-        if side <= 0:
-            kernel = tuple(weight.shape[2:])
-            raise RuntimeError(f"kernel {kernel} is larger than the padded input {tuple(x.shape[2:])} (padding {padding})")
-        sides.append(side)
-    return (x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sides)
-
-
-def _is_native_depthwise(
-    x: torch.Tensor, weight: torch.Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], transposed: bool, groups: int
-) -> bool:
+def _is_native_depthwise(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
     """Whether PyTorch's own depthwise kernel runs, which takes no workspace."""
-    if transposed or not kernels.is_depthwise(tuple(x.shape), tuple(weight.shape), groups):
+    if geometry.transposed or not kernels.is_depthwise(tuple(x.shape), tuple(weight.shape), geometry.groups):
         return False
     return not kernels.depthwise_uses_cudnn(
         tuple(x.shape),
         tuple(weight.shape),
         dtype_of(x),
-        stride=(stride[0], stride[-1]),
-        dilation=(dilation[0], dilation[-1]),
+        stride=(geometry.stride[0], geometry.stride[-1]),
+        dilation=(geometry.dilation[0], geometry.dilation[-1]),
         channels_last=is_like_channels_last(x) or is_like_channels_last(weight),
     )
 

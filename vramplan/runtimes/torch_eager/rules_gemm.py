@@ -2,7 +2,8 @@
 
 Sources: aten/src/ATen/native/Linear.cpp, LinearAlgebra.cpp (``_matmul_impl``), cuda/Blas.cpp (``prepare_matrix_for_cublas``,
 ``prepare_batch_matrix_for_cublas``, ``addmm_out_cuda_impl``), cuda/CublasHandlePool.cpp. A product's result is allocated first,
-then the library's workspace.
+then copies of strided operands (the second one first: a row-major result is the product of the transposed ones), then the
+library's workspace.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ def linear(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, An
     if weight.dim() != 2 or x.dim() < 2 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
         return func(*args, **kwargs)  # fails, in PyTorch's words, or is too rare for a rule
     rows = x.numel() // max(x.shape[-1], 1)
-    out = shadow.watch(fresh((*x.shape[:-1], weight.shape[0]), x.dtype), "linear")
     folds = x.dim() == 2 or _flattens(x)
+    batched = not folds and not _merges(x.shape[:-2], x.stride()[:-2])
+    folded = _copy(shadow, x, "folded operand") if batched else -1
+    out = shadow.watch(fresh((*x.shape[:-1], weight.shape[0]), x.dtype), "linear")
     matrix = ((rows, x.shape[-1]), (x.stride(-2), x.stride(-1))) if folds else (x.shape[-2:], x.stride()[-2:])
-    copies = [] if _fits_blas(*matrix) else [_copy(shadow, x, "dense operand")]
-    if not _fits_blas(weight.shape, weight.stride()):
-        copies.append(_copy(shadow, weight, "dense operand"))
+    copies = [] if _fits_blas(weight.shape, weight.stride()) else [_copy(shadow, weight, "dense operand")]
+    if not batched and not _fits_blas(*matrix):
+        copies.append(_copy(shadow, x, "dense operand"))
     prepare(shadow, x.dtype, epilogue=bias is not None and folds, count=out.numel())
     if getattr(weight, "_vramplan_storage", None) is not None:
         copies.append(_unpacked(shadow, weight))
-    for copy in copies:
+    for copy in reversed(copies):
         shadow.ledger.free(copy)
+    shadow.ledger.free(folded)
     return out
 
 
@@ -45,11 +49,12 @@ def product(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, A
     """``mm``, ``bmm``, ``addmm``, ``baddbmm``, ``addmv`` and the like."""
     out = shadow.watch(func(*args, **kwargs), func._schema.name.partition("::")[2])
     first = 1 if func._schema.name in _ADDING else 0
-    copies = [_copy(shadow, item, "dense operand") for item in args[first : first + 2] if not _is_operand(item)]
+    operands = reversed(args[first : first + 2])
+    copies = [_copy(shadow, item, "dense operand") for item in operands if not _is_operand(item)]
     bias = args[0] if first else None
     has_epilogue = bias is not None and func in _EPILOGUES and bias.dim() == 1 and bias.is_contiguous()
     prepare(shadow, out.dtype, epilogue=has_epilogue, count=out.numel())
-    for copy in copies:
+    for copy in reversed(copies):
         shadow.ledger.free(copy)
     return out
 
@@ -80,9 +85,10 @@ def _copy(shadow: Shadow, tensor: torch.Tensor, name: str) -> int:
 
 def _flattens(x: torch.Tensor) -> bool:
     """Whether the leading axes of *x* can be seen as one without a copy."""
-    if x.is_contiguous():
-        return True
-    sizes, strides = x.shape[:-1], x.stride()[:-1]
+    return x.is_contiguous() or _merges(x.shape[:-1], x.stride()[:-1])
+
+
+def _merges(sizes: Sequence[int], strides: Sequence[int]) -> bool:
     pairs = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size != 1]
     return all(pairs[i][1] == pairs[i + 1][1] * pairs[i + 1][0] for i in range(len(pairs) - 1))
 

@@ -82,11 +82,17 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Op, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one op: on the CPU when nothing of it is on the device, else by its rule."""
-        kwargs = kwargs or {}
+        """Run one op, without the pretence of CUDA, which is for the user's code: TorchScript calls ops with it still on."""
+        if torch._C._len_torch_function_stack():
+            with torch._C.DisableTorchFunction():
+                return self._run(func, args, kwargs or {})
+        return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Op, args: Any, kwargs: dict[str, Any]) -> Any:
+        """On the CPU when nothing of it is on the device, else by its rule."""
         facts = self._facts.get(func) or self._learn(func)
         tensors = list(tensors_in(args, kwargs)) if kwargs else list(tensors_in(args))
-        if not any(tensor.is_meta for tensor in tensors) and kwargs.get("device") != META:
+        if not any(tensor.is_meta for tensor in tensors) and not _names_device(args, kwargs):
             return func(*args, **kwargs)
         if self.depth == 0:
             self._begin(func, facts)
@@ -138,6 +144,8 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _begin(self, func: Op, facts: _Facts) -> None:
         self.findings.ops += 1
+        if self.findings.ops > OP_LIMIT:
+            raise EndlessError(self.path)
         self.ledger.op(self.label(facts.name))
 
     def _autocast(self, facts: _Facts, args: Any, kwargs: Any, narrow: torch.dtype) -> tuple[Any, Any]:
@@ -183,6 +191,19 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 values.keep_results(out, value, tensors)
 
 
+def _names_device(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call makes or moves something on the device, by keyword or, as ``to.device`` does, by position."""
+    return kwargs.get("device") == META or any(type(arg) is torch.device and arg == META for arg in args)
+
+
+OP_LIMIT = 300_000
+"""Ops of one forward: beyond it something loops over data, which shadows do not have."""
+
+
+class EndlessError(Exception):
+    """A forward ran more than `OP_LIMIT` ops; the module in which it was."""
+
+
 class UnshapedError(Exception):
     """An op has no meta kernel, so that nobody can tell the shapes of its results; the op's name."""
 
@@ -202,6 +223,8 @@ class _Facts:
 
 _TAKES_HOST = frozenset({"aten::copy_", "aten::_to_copy", "aten::to", "aten::_copy_from", "aten::set_"})
 
+_MOVES = frozenset({"aten::to", "aten::_to_copy", "aten::copy_"})
+
 _WHOLE = frozenset({
     "reshape", "reshape_as", "contiguous", "chunk", "split", "split_with_sizes", "tensor_split", "flatten", "unflatten",
     "movedim", "moveaxis", "narrow", "type_as", "expand_as", "view_as", "ravel", "swapaxes", "swapdims", "numpy_T", "mT",
@@ -219,7 +242,7 @@ def _facts_of(func: Op, rule: Rule | None) -> _Facts:
         rule = unmodelled
     if rule is None:
         is_composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
-        rule = decompose if is_composite and short not in _WHOLE else plain
+        rule = moved if schema.name in _MOVES else decompose if is_composite and short not in _WHOLE else plain
     written = tuple(index for index, item in enumerate(schema.arguments) if item.alias_info and item.alias_info.is_write)
     return _Facts(
         name=short,
@@ -243,6 +266,32 @@ def _flops(formula: Callable[..., int], args: Any, kwargs: Any, out: Any) -> int
 def plain(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An op that holds nothing but its results, on the meta kernel that has the strides of the CUDA kernel."""
     return func(*args, **kwargs)
+
+
+def moved(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``to`` and ``copy_``: what comes back to the host is real there, with zeros for elements that are not known.
+
+    Source: aten/src/ATen/native/cuda/Copy.cu, ``copy_requires_temporaries``: what is not dense or changes its type is first
+    made so on the device.
+    """
+    is_written = func._schema.name == "aten::copy_"
+    source, place = (args[1], args[0].device) if is_written else (args[0], _place(args, kwargs))
+    if not source.is_meta or place is None or place.type != "cpu":
+        return func(*args, **kwargs)
+    if values.known_of(source) is None:
+        shadow.bounded("copy to the host", "elements that a device would bring back to the host are taken to be zero")
+    real = values.on_host(source)
+    out: torch.Tensor = func(args[0], real) if is_written else func(real, *args[1:], **kwargs)
+    if out.dtype is not source.dtype or not source.is_contiguous():
+        shadow.ledger.free(shadow.scratch(source.numel() * out.element_size(), "copy to the host"))
+    return out
+
+
+def _place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
+    """Where ``to`` goes: the device that is named, or that of the tensor that is named."""
+    place = kwargs.get("device", args[1] if len(args) > 1 else None)
+    place = place.device if isinstance(place, torch.Tensor) else place
+    return place if isinstance(place, torch.device) else None
 
 
 def unmodelled(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from vramplan.runtimes.torch_eager.ledger import Ledger
 from vramplan.runtimes.torch_eager.quantised import Storage
 from vramplan.runtimes.torch_eager.rules import find_rule
 from vramplan.runtimes.torch_eager.shadow import Findings, Shadow, Target
+from vramplan.sources.torch_trees import map_tensors, named_tensors
 
 LOOP_COUNT = 3
 """Forwards of the steady loop: the results of two are alive at once, and blocks are reused from the third on."""
@@ -72,11 +75,11 @@ def trace(
     shadow = Shadow(target, ledger, find_rule)
     moved = _Mover(ledger, dtype, channels_last, storage)
     with pretended(target.capability), _on_shadows(module, moved):
-        inputs = tree_map(moved.input, (args, dict(kwargs)))
+        inputs = tree_map(lambda item: map_tensors("input", item, moved.input), (args, dict(kwargs)))
         ledger.phase("load")
         out = _forward(module, inputs, shadow, autocast)
         ledger.phase("first_run")
-        outputs = tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor) and leaf.is_meta)
+        outputs = tuple(leaf for leaf in _leaves(out) if leaf.is_meta)
         described = tuple(torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta") for leaf in outputs)
         del out, outputs
         results = ledger.forget_last()
@@ -95,10 +98,25 @@ def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dty
     args, kwargs = inputs
     names = {id(item): name for name, item in reversed(list(module.named_modules(remove_duplicate=False)))}
     mixed = torch.autocast("cuda", dtype=autocast) if autocast else contextlib.nullcontext()
-    with torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
+    quiet = contextlib.redirect_stdout(sys.stderr)  # what the user's code prints is no part of a report
+    with quiet, _uncompiled(), torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
         out = module(*args, **kwargs)
     shadow.casts.kept.clear()
     return out
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Functions that the module wrapped in ``torch.compile`` run as they were written, if there can be any."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _leaves(out: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a result: of what PyTorch knows as trees, and of dataclasses and mappings beyond."""
+    for leaf in tree_leaves(out):
+        yield from (tensor for _, tensor in named_tensors("", leaf))
 
 
 def _loop(ledger: Ledger, results: list[int], scratch: dict[int, Range], drop_outputs: bool) -> None:
@@ -158,12 +176,10 @@ class _Mover:
         self.ledger.ignore(shadow)
         shadow._vramplan_storage = storage  # type: ignore[attr-defined]
 
-    def input(self, item: Any) -> Any:
-        """An example input; what is no tensor passes through."""
-        if not isinstance(item, torch.Tensor):
-            return item
-        moved = self._shadow(item)
-        self.ledger.watch(moved, Role.INPUT, "input", "")
+    def input(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """An example input."""
+        moved = self._shadow(tensor)
+        self.ledger.watch(moved, Role.INPUT, name, "")
         return moved
 
     def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -203,11 +219,17 @@ def _on_shadows(module: nn.Module, mover: _Mover) -> Iterator[None]:
         yield
     finally:
         for part, attributes, parameters, buffers in kept:
-            part._parameters.clear()
-            part._parameters.update(parameters)
-            part._buffers.clear()
-            part._buffers.update(buffers)
+            _restore(part._parameters, parameters)
+            _restore(part._buffers, buffers)
             _forget_shadows(part, attributes)
+
+
+def _restore(table: MutableMapping[str, Any], before: dict[str, Any]) -> None:
+    """Put a table of tensors back. That of a TorchScript module is a view of C++ attributes, which can only be set."""
+    if isinstance(table, dict):
+        table.clear()
+    for name, tensor in before.items():
+        table[name] = tensor
 
 
 def _snapshot(module: nn.Module) -> dict[str, tuple[Any, Any]]:
@@ -222,7 +244,7 @@ def _forget_shadows(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -
         if name in ("_parameters", "_buffers", "_modules"):
             continue
         before, content = attributes.get(name, (None, None))
-        is_same = value is before and (content is None or content == value)
+        is_same = value is before and (content is None or _is_same(content, value))
         if is_same or not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value)):
             continue
         if name not in attributes:
@@ -233,6 +255,13 @@ def _forget_shadows(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -
             before.clear()
             before.update(content) if isinstance(content, dict) else before.extend(content)
             module.__dict__[name] = before
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether two lists or dictionaries hold the very same objects."""
+    if isinstance(before, dict):
+        return before.keys() == now.keys() and all(item is now[key] for key, item in before.items())
+    return len(before) == len(now) and all(map(operator.is_, before, now))
 
 
 def _as_parameter(shadow: torch.Tensor, original: torch.Tensor) -> torch.Tensor:

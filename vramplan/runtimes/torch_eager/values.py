@@ -39,6 +39,12 @@ def keep(tensor: torch.Tensor, value: torch.Tensor, alive: list[bool] | None = N
         setattr(tensor, _ATTRIBUTE, Known(value, alive))
 
 
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A real copy of a shadow: its elements where they are known, else zeros."""
+    known = known_of(tensor)
+    return known.value.clone() if known is not None else torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
 def forget(tensor: torch.Tensor) -> None:
     """The elements of *tensor* and of all its views are not known any more."""
     known: Known | None = getattr(tensor, _ATTRIBUTE, None)

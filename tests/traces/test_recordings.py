@@ -1,0 +1,210 @@
+"""Six runs of an H200 (torch 2.11), replayed: every counter at every mark, to the byte.
+
+Where two free blocks of one size lie in different segments, the lower address serves. A recording says where each request came
+to lie, but not how the segments are ordered in memory; that they rise is a guess. So the proof has two halves:
+
+- Some order of the segments puts every request where the device put it (places and addresses correspond one to one), and with
+  it every counter is equal. The order is found from ties alone: each says that one segment lies below another.
+- With rising segments the counters differ only where the device decided some tie the other way.
+"""
+
+from graphlib import TopologicalSorter
+from typing import NamedTuple
+
+import pytest
+
+from tests.traces.recording import Served, read_recording, recordings
+from vramplan.allocators.caching import CachingAllocator, replay
+from vramplan.allocators.validation import find_caching_fault
+from vramplan.program import Action
+
+FAR = 1 << 44  # more than any segment
+NAMES = [path.name.removesuffix(".json.gz") for path in recordings()]
+RECORDINGS = {name: read_recording(path) for name, path in zip(NAMES, recordings(), strict=True)}
+
+# What rising segments give minus what the device counted; every counter at every mark that is not here is equal.
+DIFFERENCES = {
+    ("yolov8s_fp16_channels_last_b8", "loop", "allocated_peak_bytes"): 819_200,
+    ("yolov8s_fp16_contiguous_b8", "loop", "allocated_bytes"): -870_400,
+    ("yolov8s_fp16_contiguous_b8", "loop", "allocated_peak_bytes"): 126_976,
+}
+
+
+# Requests that several free blocks fit equally well, and how many of them the device served against the order of reserving.
+TIES = {
+    "hf_bert_fp16_contiguous_b8": (137, 137),
+    "resnet50_fp16_contiguous_b8": (0, 0),
+    "vit_b_16_fp16_contiguous_b8": (113, 91),
+    "yolov8s_fp16_channels_last_b8": (69, 47),
+    "yolov8s_fp16_contiguous_b8": (91, 59),
+    "yolov8s_fp32_contiguous_b1": (107, 10),
+}
+
+
+class Spot(NamedTuple):
+    """A place inside a segment, which is numbered in the order of reserving."""
+
+    segment: int
+    offset: int
+
+
+class Walk(NamedTuple):
+    """How far a replay goes with the device: ``wrong`` is the first tie decided the other way, as segments (device, replay).
+
+    ties     requests that several free blocks fit equally well
+    against  those of them served by a segment that was not the first of them to be reserved
+    """
+
+    wrong: tuple[int, int] | None
+    ties: int
+    against: int
+
+
+def walk(recording, order):
+    """Replay with the segments in this order of addresses, until a request lies elsewhere than on the device."""
+    rank = {segment: position for position, segment in enumerate(order)}
+    log = []
+    allocator = CachingAllocator(segment_addresses=[(1 + rank[segment]) * FAR for segment in range(len(order))], log=log)
+    spot_of, place_of, served, ties, against = {}, {}, iter(recording.served), 0, 0
+    for action, index, _ in recording.program.events:
+        if action is Action.FREE:
+            allocator.free(index)
+            continue
+        size = recording.program.buffers[index].size_bytes
+        tied = [spot(address, order) for address in best_fits(allocator, size)]
+        ties += len(tied) > 1
+        before = len(log)
+        allocator.hold(index, size)
+        for what, _, address, block_size in log[before:]:
+            event, mine = next(served), spot(address, order)
+            assert event == (None if what == "segment" else index, event.place, block_size if what == "segment" else size)
+            if spot_of.setdefault(event.place, mine) == mine and place_of.setdefault(mine, event.place) == event.place:
+                continue
+            return Walk((device_segment(event, mine, tied, spot_of, place_of), mine.segment), ties, against)
+        against += len(tied) > 1 and mine != min(tied)
+    assert next(served, None) is None
+    return Walk(None, ties, against)
+
+
+def best_fits(allocator, size):
+    """Addresses of the smallest free blocks of the request's pool that are large enough, by the rule and nothing else."""
+    rounded = max(512, -(-size // 512) * 512)
+    is_small = {address: length == 2 << 20 for what, _, address, length in allocator.log if what == "segment"}
+    pool = [(length, at) for at, length in allocator.free_blocks() if is_small[at // FAR * FAR] == (rounded <= 1 << 20)]
+    fits = [(length, at) for length, at in pool if length >= rounded]
+    return [at for length, at in fits if length == min(fits)[0]]
+
+
+def device_segment(event: Served, mine, tied, spot_of, place_of):
+    """The segment in which the device put a request that the replay put at *mine*: both must be ends of one tie."""
+    theirs = spot_of[event.place]
+    choices = [theirs] if theirs != mine else [other for other in tied if other not in place_of]
+    assert mine in tied
+    assert len(choices) == 1, "the recording does not say which block the device took"
+    assert choices[0] in tied, "the device took a block that is not the best fit"
+    assert choices[0].segment != mine.segment
+    return choices[0].segment
+
+
+def spot(address, order):
+    return Spot(order[address // FAR - 1], address % FAR)
+
+
+def device_order(recording):
+    """An order of the segments by address that decides every tie as the device did."""
+    below = {segment: set() for segment in range(recording.segments["loop"])}
+    while True:
+        order = tuple(TopologicalSorter(below).static_order())
+        wrong = walk(recording, order).wrong
+        if wrong is None:
+            return order
+        device, mine = wrong
+        assert device not in below[mine], "two ties contradict each other"
+        below[mine].add(device)
+
+
+def counted(recording, allocator):
+    """The counters of *allocator* at each mark."""
+    found = {}
+    for phase in recording.program.phases:
+        allocator.reset_peaks()
+        for action, index, _ in recording.program.events[phase.start : phase.stop]:
+            if action is Action.HOLD:
+                allocator.hold(index, recording.program.buffers[index].size_bytes)
+            else:
+                allocator.free(index)
+        found[phase.name] = {name: getattr(allocator, name) for name in recording.marks[phase.name]}
+        assert allocator.segment_count == recording.segments[phase.name]
+    return found
+
+
+def test_there_are_six():
+    assert NAMES == [
+        "hf_bert_fp16_contiguous_b8",
+        "resnet50_fp16_contiguous_b8",
+        "vit_b_16_fp16_contiguous_b8",
+        "yolov8s_fp16_channels_last_b8",
+        "yolov8s_fp16_contiguous_b8",
+        "yolov8s_fp32_contiguous_b1",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_counter_is_equal_with_the_segments_in_the_order_of_the_device(name):
+    recording = RECORDINGS[name]
+    addresses = [(1 + device_order(recording).index(segment)) * FAR for segment in range(recording.segments["loop"])]
+    log = []
+    allocator = CachingAllocator(segment_addresses=addresses, log=log)
+    assert counted(recording, allocator) == recording.marks
+    sizes = {index: buffer.size_bytes for index, buffer in enumerate(recording.program.buffers)}
+    assert find_caching_fault(log, requested=sizes, free=allocator.free_blocks()) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_counter_is_equal_with_rising_segments_but_for_three(name):
+    recording = RECORDINGS[name]
+    peaks = replay(recording.program)
+    different = {
+        (name, phase, counter): getattr(peaks[phase], counter) - value
+        for phase, mark in recording.marks.items()
+        for counter, value in mark.items()
+        if getattr(peaks[phase], counter) != value
+    }
+    assert different == {key: value for key, value in DIFFERENCES.items() if key[0] == name}
+
+
+@pytest.mark.parametrize(("name", "ties"), TIES.items())
+def test_ties_are_counted(name, ties):
+    assert walk(RECORDINGS[name], device_order(RECORDINGS[name])) == Walk(None, *ties)
+
+
+def test_only_ties_decided_against_the_rise_make_a_difference():
+    """No request lies anywhere but in a best fit (`device_segment`); where no tie goes against the rise, nothing differs."""
+    assert {name for name, _, _ in DIFFERENCES} <= {name for name, (_, against) in TIES.items() if against}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_peak_is_reached_at_its_event_and_not_before(name):
+    program = RECORDINGS[name].program
+    for phase in program.phases:
+        peaks, allocator = replay(program)[phase.name], CachingAllocator()
+        levels = []
+        for action, index, _ in program.events[: phase.stop]:
+            if action is Action.HOLD:
+                allocator.hold(index, program.buffers[index].size_bytes)
+            else:
+                allocator.free(index)
+            levels.append(allocator.allocated_bytes)
+        inside = levels[max(phase.start - 1, 0) :]
+        assert peaks.allocated_peak_bytes == max(inside)
+        assert peaks.peak_event_index == max(phase.start - 1, 0) + inside.index(max(inside))
+
+
+def test_phases_and_buffers_of_a_recording():
+    recording = RECORDINGS["yolov8s_fp32_contiguous_b1"]
+    weights, input_, first, loop = recording.program.phases
+    assert (weights.stop - weights.start) + recording.segments["weights"] == 138  # no free, so every other event is a segment
+    assert (input_.stop - input_.start, recording.segments["input"]) == (1, 10)
+    assert recording.program.buffers[weights.stop].size_bytes == 3 * 640 * 640 * 4
+    assert sum(buffer.size_bytes for buffer in recording.program.buffers[: weights.stop]) == 44_626_188
+    assert (first.name, loop.name, recording.meta["gpu"]) == ("first", "loop", "NVIDIA H200")
