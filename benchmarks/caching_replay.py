@@ -1,4 +1,4 @@
-"""How fast is the caching allocator replayed? Prints events a second for programs of 300,000 events.
+"""Events a second of the caching allocator, replayed.
 
 Run ``python benchmarks/caching_replay.py``. Best of five; nothing is asserted.
 """

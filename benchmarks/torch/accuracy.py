@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gzip
 import json
+import multiprocessing
 import sys
 import warnings
 from collections import Counter
@@ -97,47 +99,72 @@ def _transient(events: Sequence[int]) -> list[int]:
     return [made[-event - 1] for event in events if event < 0]
 
 
-def predict(nvidia: Path | None) -> Iterator[dict[str, Any]]:
-    """Every run, predicted in every way."""
-    import torch
+def predict(nvidia: Path | None) -> list[dict[str, Any]]:
+    """Every run, predicted in every way; one process a core."""
+    runs = read_runs()[1]
+    models = list(dict.fromkeys(run["model"] for run in runs))
+    with multiprocessing.Pool() as pool:
+        tasks = [(model, [run for run in runs if run["model"] == model], nvidia) for model in models]
+        found = {
+            (row["model"], *(row[name] for name in KEY[1:])): row for rows in pool.imap(_predict, tasks, 1) for row in rows
+        }
+    return [found[tuple(run[name] for name in KEY)] for run in runs]
+
+
+@functools.cache
+def _providers(nvidia: Path | None) -> dict[str, Callable[[Any], int]]:
+    """What a convolution asks for, in each way."""
+    from vramplan.gpus import find_gpu
+    from vramplan.workspace.cudnn import conv_workspaces
+    from vramplan.workspace.cudnn_libraries import libraries_below
+
+    card = find_gpu("h200")
+    cudnn = conv_workspaces(card, libraries=libraries_below(nvidia) if nvidia else ())
+    closed = conv_workspaces(card, libraries=())
+    return {
+        "measured": measured_workspaces().__getitem__,
+        "cudnn": lambda call: cudnn.of(call).nominal_bytes,
+        "closed": lambda call: closed.of(call).nominal_bytes,
+    }
+
+
+def _predict(task: tuple[str, list[dict[str, Any]], Path | None]) -> list[dict[str, Any]]:
+    """All runs of one model: each is traced once, and replayed with the workspaces of each way."""
     import zoo
     from record import AUTOCAST, DTYPES
     from replay import H200
 
     from vramplan.allocators.caching import replay as run_allocator
-    from vramplan.gpus import find_gpu
-    from vramplan.ranges import Range
+    from vramplan.ranges import Evidence, Range
     from vramplan.runtimes.torch_eager.shadow import Target
     from vramplan.runtimes.torch_eager.trace import trace
-    from vramplan.workspace.cudnn import conv_workspaces
-    from vramplan.workspace.cudnn_libraries import libraries_below
 
-    known = measured_workspaces()
-    card = find_gpu("h200")
-    cudnn = conv_workspaces(card, libraries=libraries_below(nvidia) if nvidia else ())
-    providers: dict[str, Callable[[Any], Any]] = {
-        "measured": lambda call: Range.exact(known[call]),
-        "cudnn": cudnn.of,
-        "closed": conv_workspaces(card, libraries=()).of,
-    }
-    built: dict[str, Any] = {}
-    for run in read_runs()[1]:
-        if run["model"] not in built:
-            built = {run["model"]: _built(zoo, run["model"])}
-        module, inputs = built[run["model"]]
+    warnings.filterwarnings("ignore")
+    model, runs, nvidia = task
+    module, inputs = _built(zoo, model)
+    rows = []
+    for run in runs:
+        asked: dict[int, tuple[Any, Any]] = {}
+
+        def place(call: Any, asked: dict[int, tuple[Any, Any]] = asked) -> Any:
+            limits = Range(low_bytes=0, nominal_bytes=0, high_bytes=1 << 50, evidence=Evidence.BOUNDED)
+            asked[id(limits)] = limits, call  # a range of its own keeps the call's place in the program
+            return limits
+
         args, kwargs = inputs(run["batch"])
+        traced = trace(
+            module,
+            args,
+            kwargs,
+            Target(conv_workspace=place, **H200),
+            dtype=DTYPES.get(run["dtype"]),
+            autocast=AUTOCAST.get(run["dtype"]),
+            channels_last=run["memory_format"] == "channels_last",
+        )
         row = {name: run[name] for name in KEY}
-        for way, provider in providers.items():
-            traced = trace(
-                module,
-                args,
-                kwargs,
-                Target(conv_workspace=provider, **H200),
-                dtype=DTYPES.get(run["dtype"]),
-                autocast=AUTOCAST.get(run["dtype"]),
-                channels_last=run["memory_format"] == "channels_last",
-            )
-            phases = run_allocator(traced.program)
+        for way, provider in _providers(nvidia).items():
+            places = {index: asked[id(limits)][1] for index, limits in traced.findings.scratch.items() if id(limits) in asked}
+            phases = run_allocator(traced.program, sizes={index: provider(call) for index, call in places.items()})
             row |= {
                 f"{way}_first_allocated": phases["first_run"].allocated_peak_bytes,
                 f"{way}_first_reserved": phases["first_run"].reserved_peak_bytes,
@@ -147,8 +174,9 @@ def predict(nvidia: Path | None) -> Iterator[dict[str, Any]]:
             if way == "measured":
                 peak = traced.program.events[phases["first_run"].peak_event_index]
                 row |= {"loaded_allocated": phases["load"].allocated_bytes, "peak_op": traced.program.ops[peak.op_index]}
-        yield row
-    del torch
+        rows.append(row)
+    print(model, len(rows), flush=True)
+    return rows
 
 
 def _built(zoo: Any, name: str) -> Any:
@@ -292,8 +320,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.predict:
-        warnings.filterwarnings("ignore")
-        predictions = list(predict(options.nvidia))
+        predictions = predict(options.nvidia)
         with PREDICTED.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(predictions[0]), lineterminator="\n")
             writer.writeheader()

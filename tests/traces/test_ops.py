@@ -23,8 +23,6 @@ DIFFERENT = {
     "aten.lstm.input": 9,
     # Recorded on one tensor compared with itself, which takes nothing; the file cannot say that two operands are one.
     "aten.equal.default": 12,
-    # A CPU tensor sent to the device with the device as a positional argument: no operand is on the device yet.
-    "aten.to.device": 4,
     # No rule: solvers, random choices and transforms of strided data, too rare in models of vision.
     "aten.cdist.default": 1,
     "aten.fft_fft.default": 1,

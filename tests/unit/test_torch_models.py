@@ -372,7 +372,7 @@ def test_the_unpacked_copy_is_bounded(precision, copies):
     unpacked = [item.size_bytes for item in found.program.buffers if item.name == "unpacked weight"]
     assert set(unpacked) == {copies * WEIGHT * 2}
     assert found.budget.workspace.evidence is Evidence.BOUNDED
-    assert any("1 weights of linear layers are stored as torchao would" in note for note in found.notes)
+    assert any("1 weights of linear layers are kept as torchao stores them" in note for note in found.notes)
 
 
 def test_autocast_keeps_weights_wide_and_caches_their_casts():

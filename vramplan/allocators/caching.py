@@ -13,7 +13,8 @@ Source: c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.9 to 2.14. The rules, with 
   only then is memory out. Garbage collection needs a limit set by PyTorch itself and is not modelled.
 
 Known limitation: addresses of segments are modelled as rising. On a device they need not, and then a tie between free blocks
-of one size can go the other way.
+of one size can go the other way. In six recordings (tests/traces) no order of segments changes what is allocated by 1 MiB, or
+what is reserved by more than one segment, and the right order gives every counter to the byte.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class ConvWorkspaces:
         """One sentence: who answers, in which version."""
         answers = self._answers
         if answers is None:
-            return "Convolution workspace is a closed-form bound: no cuDNN was asked."
+            return "Convolution workspace is a closed-form bound; cuDNN's own answer needs no GPU: pip install 'vramplan[cudnn]'."
         if answers.version is None:
             return "Convolution workspace is a closed-form bound: cuDNN is installed but did not start."
         version = f"{answers.version // 10_000}.{answers.version // 100 % 100}.{answers.version % 100}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -14,8 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from vramplan.program import Action, Event, MemoryProgram, Role
-from vramplan.ranges import Range
+from vramplan.program import MemoryProgram, Role
 from vramplan.runtimes.torch_eager import values
 from vramplan.runtimes.torch_eager.device import pretended
 from vramplan.runtimes.torch_eager.layouts import channels_last_of
@@ -23,10 +23,8 @@ from vramplan.runtimes.torch_eager.ledger import Ledger
 from vramplan.runtimes.torch_eager.quantised import Storage
 from vramplan.runtimes.torch_eager.rules import find_rule
 from vramplan.runtimes.torch_eager.shadow import Findings, Shadow, Target
+from vramplan.runtimes.torch_eager.steady import Turn, cut_turn, repeat
 from vramplan.sources.torch_trees import map_tensors, named_tensors
-
-LOOP_COUNT = 3
-"""Forwards of the steady loop: the results of two are alive at once, and blocks are reused from the third on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +68,8 @@ def trace(
 
     The module is left as it was. Whatever its forward raises leaves here as it is.
     """
+    # A meta kernel may import this in the middle of a forward, and the import would keep every frame below it alive.
+    importlib.import_module("torch._dynamo")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     ledger = Ledger()
     shadow = Shadow(target, ledger, find_rule)
@@ -77,13 +77,17 @@ def trace(
     with pretended(target.capability), _on_shadows(module, moved):
         inputs = tree_map(lambda item: map_tensors("input", item, moved.input), (args, dict(kwargs)))
         ledger.phase("load")
+        first_index = len(ledger.held)
         out = _forward(module, inputs, shadow, autocast)
         ledger.phase("first_run")
         outputs = tuple(leaf for leaf in _leaves(out) if leaf.is_meta)
         described = tuple(torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta") for leaf in outputs)
-        del out, outputs
+        del outputs, out  # in this order: results die as their structure does, not as a list of leaves
         results = ledger.forget_last()
-        _loop(ledger, results, shadow.findings.scratch, drop_outputs)
+        turn = cut_turn(ledger, ledger.phases[-1].start, first_index, results, shadow.findings.scratch)
+        if turn.left - set(shadow.once.values()):
+            turn = _second_turn(module, inputs, shadow, autocast)
+        repeat(ledger, turn, results, shadow.findings.scratch, drop_outputs=drop_outputs)
         ledger.close()
     return Traced(
         program=ledger.program(),
@@ -105,6 +109,21 @@ def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dty
     return out
 
 
+def _second_turn(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dtype | None) -> Turn:
+    """Run again with what the first run left on the module; the ledger and the findings stay those of the first."""
+    ledger, findings, shadow.findings = shadow.ledger, shadow.findings, Findings()
+    start, first_index = len(ledger.events), len(ledger.held)
+    out = _forward(module, inputs, shadow, autocast)
+    stop = len(ledger.events)
+    del out
+    results = [event.buffer_index for event in ledger.events[stop:]]
+    del ledger.events[stop:]
+    turn = cut_turn(ledger, start, first_index, results, shadow.findings.scratch)
+    del ledger.events[start:], ledger.held[first_index:]
+    shadow.findings = findings
+    return turn
+
+
 def _uncompiled() -> contextlib.AbstractContextManager[object]:
     """Functions that the module wrapped in ``torch.compile`` run as they were written, if there can be any."""
     if "torch._dynamo" not in sys.modules:
@@ -117,35 +136,6 @@ def _leaves(out: Any) -> Iterator[torch.Tensor]:
     """The tensors of a result: of what PyTorch knows as trees, and of dataclasses and mappings beyond."""
     for leaf in tree_leaves(out):
         yield from (tensor for _, tensor in named_tensors("", leaf))
-
-
-def _loop(ledger: Ledger, results: list[int], scratch: dict[int, Range], drop_outputs: bool) -> None:
-    """Repeat the first run without what it left behind for good; results live until the next run has its own."""
-    first = ledger.phases[-1]
-    run = ledger.events[first.start : first.stop]
-    freed = {index for action, index, _ in run if action is Action.FREE}
-    kept = {index for action, index, _ in run if action is Action.HOLD and index not in freed} - set(results)
-    body = [event for event in run if event.buffer_index not in kept]
-    previous = results
-    for _ in range(LOOP_COUNT):
-        if drop_outputs:
-            _free_all(ledger, previous)
-        renamed: dict[int, int] = {}
-        for action, index, op_index in body:
-            if action is Action.HOLD:
-                renamed[index] = len(ledger.held)
-                ledger.held.append(ledger.held[index])
-                if index in scratch:
-                    scratch[renamed[index]] = scratch[index]
-            ledger.events.append(Event(action, renamed.get(index, index), op_index))
-        if not drop_outputs:
-            _free_all(ledger, previous)
-        previous = [renamed[index] for index in results]
-    ledger.phase("steady")
-
-
-def _free_all(ledger: Ledger, indices: list[int]) -> None:
-    ledger.events.extend(Event(Action.FREE, index, len(ledger.ops) - 1) for index in indices)
 
 
 class _Mover:
