@@ -62,7 +62,9 @@ def conv_workspace(
 
 def _answers(calls: Sequence[ConvCall], gpu: Gpu | None) -> list[Range]:
     """Ask for all at once; PyTorch's own depthwise kernels take nothing."""
-    found = conv_workspaces(gpu).of_many(calls)
+    workspaces = conv_workspaces(gpu)
+    found = workspaces.of_many(calls)
+    workspaces.save()
     none = Range(low_bytes=0, nominal_bytes=0, high_bytes=0, evidence=Evidence.BOUNDED)
     return [none if _is_native(call) else answer for call, answer in zip(calls, found, strict=True)]
 

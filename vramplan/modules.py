@@ -63,6 +63,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
     inputs = bind_inputs(model, args=options.args, kwargs=options.kwargs, batch=batch, shapes=options.shapes, dims=options.dims)
     workspaces = conv_workspaces(options.gpu)
     traced = _traced(model, inputs, policy, options, workspaces)
+    workspaces.save()
     parts = plan(traced, rules_from_environment(os.environ))
     budget = Budget(
         weights=parts.weights,

@@ -112,15 +112,19 @@ def predict(nvidia: Path | None) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _providers(nvidia: Path | None) -> dict[str, Callable[[Any], int]]:
-    """What a convolution asks for, in each way."""
+def _cudnn(nvidia: Path | None) -> Any:
+    """Answers of cuDNN for the card, by the libraries below *nvidia*; the closed form without."""
     from vramplan.gpus import find_gpu
     from vramplan.workspace.cudnn import conv_workspaces
     from vramplan.workspace.cudnn_libraries import libraries_below
 
-    card = find_gpu("h200")
-    cudnn = conv_workspaces(card, libraries=libraries_below(nvidia) if nvidia else ())
-    closed = conv_workspaces(card, libraries=())
+    return conv_workspaces(find_gpu("h200"), libraries=libraries_below(nvidia) if nvidia else ())
+
+
+@functools.cache
+def _providers(nvidia: Path | None) -> dict[str, Callable[[Any], int]]:
+    """What a convolution asks for, in each way."""
+    cudnn, closed = _cudnn(nvidia), _cudnn(None)
     return {
         "measured": measured_workspaces().__getitem__,
         "cudnn": lambda call: cudnn.of(call).nominal_bytes,
@@ -175,6 +179,7 @@ def _predict(task: tuple[str, list[dict[str, Any]], Path | None]) -> list[dict[s
                 peak = traced.program.events[phases["first_run"].peak_event_index]
                 row |= {"loaded_allocated": phases["load"].allocated_bytes, "peak_op": traced.program.ops[peak.op_index]}
         rows.append(row)
+    _cudnn(nvidia).save()
     print(model, len(rows), flush=True)
     return rows
 

@@ -209,8 +209,30 @@ class Twins(RuleBasedStateMachine):
             assert (self.fast.reserved_bytes, self.fast.segment_count, self.fast.free_blocks()) == (0, 0, [])
 
 
+class OversizeTwins(Twins):
+    """Few sizes around the limit of splitting, in little memory: what is given back when it runs out."""
+
+    @initialize(rounding=st.sampled_from([None, 24 * MIB]), limit=st.sampled_from([120, 140, 160, 200]).map(lambda n: n * MIB))
+    def start(self, rounding, limit):
+        rules = CachingRules(max_split_bytes=32 * MIB, max_non_split_rounding_bytes=rounding)
+        Twins.start(self, rules, limit)
+
+    @rule(size=st.sampled_from([12, 24, 30, 31, 32, 33, 34, 36, 40, 52, 56, 64, 72, 80, 104]).map(lambda n: n * MIB))
+    def hold(self, size):
+        Twins.hold(self, size)
+
+    @rule(count=st.integers(2, 5))
+    def free_some(self, count):
+        for key in self.held[-count:]:
+            self.fast.free(key)
+            self.slow.free(key)
+        del self.held[-count:]
+
+
 TestTwins = Twins.TestCase
 TestTwins.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestOversizeTwins = OversizeTwins.TestCase
+TestOversizeTwins.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
 
 
 @st.composite

@@ -215,6 +215,26 @@ class TestMaxSplit:
         allocator.hold(3, 25 * MIB)  # 26 MiB reserved; the 32 MiB segment is the smallest oversize one
         assert allocator.reserved_bytes == (60 + 24 + 26) * MIB
 
+    def test_else_the_largest_oversize_segments_go_until_they_add_up(self):
+        allocator = held(32 * MIB, 40 * MIB, 64 * MIB, 24 * MIB, rules=self.rules, limit_bytes=200 * MIB)
+        for key in range(4):
+            allocator.free(key)
+        allocator.hold(4, 104 * MIB)  # 64 + 40 = 104
+        assert allocator.reserved_bytes == (32 + 24 + 104) * MIB
+
+    def test_all_segments_go_when_those_are_not_enough(self):
+        allocator = held(34 * MIB, 12 * MIB, rules=self.rules, limit_bytes=60 * MIB)
+        allocator.free(0)
+        allocator.free(1)
+        allocator.hold(2, 60 * MIB)
+        assert (allocator.reserved_bytes, allocator.segment_count) == (60 * MIB, 1)
+
+    def test_a_request_of_the_limit_itself_takes_its_block_whole(self):
+        allocator = held(34 * MIB, rules=self.rules)
+        allocator.free(0)
+        allocator.hold(1, 32 * MIB)
+        assert counters(allocator) == (32 * MIB, 34 * MIB, 34 * MIB)
+
 
 @pytest.mark.parametrize(
     ("divisions", "size", "rounded"),

@@ -375,7 +375,7 @@ def test_the_unpacked_copy_is_bounded(precision, copies):
     assert any("1 weights of linear layers are kept as torchao stores them" in note for note in found.notes)
 
 
-def test_autocast_keeps_weights_wide_and_caches_their_casts():
+def test_autocast_keeps_weights_wide_and_casts_them_for_every_call():
     module = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
     x = torch.empty(4096, 512, device="meta")
     half, mixed, full = (estimate(module, x, precision=name) for name in ("fp16", "autocast-fp16", "fp32"))
@@ -383,7 +383,10 @@ def test_autocast_keeps_weights_wide_and_caches_their_casts():
     assert mixed.budget.weights_bytes == full.budget.weights_bytes == weights * 4
     assert half.lower_bound_bytes < mixed.lower_bound_bytes < full.lower_bound_bytes
     casts = [item for item in mixed.program.buffers if item.size_bytes == 512 * 512 * 2]
-    assert len(casts) >= 8  # one of each weight, in every run
+    assert len(casts) == 8 * 4  # one of each weight, in the first run and in three more
+    twice = estimate(nn.Sequential(module[0], module[0]), x, precision="autocast-fp16")
+    casts = [item for item in twice.program.buffers if item.size_bytes == 512 * 512 * 2]
+    assert len(casts) == 2 * 4  # the same weight, cast for each of two calls: under inference_mode no cast is kept
     assert mixed.model.outputs[0].dtype == "float16"
 
 

@@ -67,6 +67,11 @@ class CudnnAnswers:
         self.unanswered_count += sum(reply is None for reply in found)
         return found
 
+    def save(self) -> None:
+        """Keep new replies on the disk."""
+        if self._cache is not None:
+            self._cache.save()
+
     def _opened(self) -> CudnnCache | None:
         if self._cache is None:
             if self.version is None and self._process.start():
@@ -128,12 +133,20 @@ class ConvWorkspaces:
             self._known[call] = self._range(call, reply)
         return [self._known[call] for call in calls]
 
+    def save(self) -> None:
+        """Keep new answers on the disk, for the next process."""
+        if self._answers is not None:
+            self._answers.save()
+
     @property
     def note(self) -> str:
         """One sentence: who answers, in which version."""
         answers = self._answers
         if answers is None:
-            return "Convolution workspace is a closed-form bound; cuDNN's own answer needs no GPU: pip install 'vramplan[cudnn]'."
+            return (
+                "Convolution workspace is a closed-form bound; cuDNN, where installed, says more about cards from compute"
+                " capability 7.5 on: pip install 'vramplan[cudnn]'"
+            )
         if answers.version is None:
             return "Convolution workspace is a closed-form bound: cuDNN is installed but did not start."
         version = f"{answers.version // 10_000}.{answers.version // 100 % 100}.{answers.version % 100}"

@@ -39,16 +39,23 @@ class CudnnCache:
         digest = hashlib.sha256(device.encode()).hexdigest()[:16]
         self.path = folder / f"cudnn-{version}-{digest}.json"
         self._entries: dict[str, Reply] = _read(self.path)
+        self._new: dict[str, Reply] = {}
 
     def get(self, key: str) -> Reply | None:
         """The reply to *key*, if known."""
         return self._entries.get(key)
 
     def add(self, replies: Mapping[str, Reply]) -> None:
-        """Remember *replies*, together with what others have written since."""
-        if not replies:
+        """Remember *replies*; the file learns of them when they are saved."""
+        self._entries.update(replies)
+        self._new.update(replies)
+
+    def save(self) -> None:
+        """Write what was added, together with what others have written since."""
+        if not self._new:
             return
-        entries = _read(self.path) | self._entries | dict(replies)
+        entries = _read(self.path) | self._entries | self._new
+        self._new = {}
         self._entries = dict(list(entries.items())[-_MOST_ENTRIES:])
         with contextlib.suppress(OSError):  # a full disk or a read-only home costs time, not the estimate
             _write(self.path, self._entries)

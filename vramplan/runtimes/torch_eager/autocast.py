@@ -1,7 +1,8 @@
-"""Automatic mixed precision: which ops narrow their operands, which widen them, and which casts are kept.
+"""Automatic mixed precision: which ops narrow their operands, and which widen them.
 
-Source: aten/src/ATen/autocast_mode.h (the lists for CUDA) and autocast_mode.cpp (``cached_cast``): the narrow copy of an fp32
-parameter that wants a gradient is kept until the outermost autocast block ends; every other cast lives as long as the call.
+Source: aten/src/ATen/autocast_mode.h (the lists for CUDA). A cast lives as long as the call. In training the narrow copy of a
+parameter is kept until the autocast block ends (``cached_cast``); under ``inference_mode`` it is not: seven models recorded on an
+H200 (torch 2.11) cast their weights anew for every call.
 """
 
 from __future__ import annotations
@@ -41,38 +42,26 @@ PROMOTED = frozenset({
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
-class Casts:
-    """The casts of one autocast block; ``kept`` are narrow copies of parameters."""
+def applied(name: str, args: Any, kwargs: dict[str, Any], narrow: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The operands of the op called *name* as autocast hands them on."""
+    if name in NARROWED:
+        return _cast(args, narrow), _cast(kwargs, narrow)
+    if name in WIDENED:
+        return _cast(args, torch.float32), _cast(kwargs, torch.float32)
+    if name in SUMMED_WIDE and kwargs.get("dtype") is None and _is_narrow(args[0]):
+        return args, {**kwargs, "dtype": torch.float32}
+    if name in PROMOTED:
+        widest = torch.float32 if any(leaf.dtype is torch.float32 for leaf in _leaves(args)) else narrow
+        return _cast(args, widest), _cast(kwargs, widest)
+    return args, kwargs
 
-    def __init__(self) -> None:
-        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def applied(self, name: str, args: Any, kwargs: dict[str, Any], narrow: torch.dtype) -> tuple[Any, dict[str, Any]]:
-        """The operands of the op called *name* as autocast hands them on."""
-        if name in NARROWED:
-            return self._cast(args, narrow), self._cast(kwargs, narrow)
-        if name in WIDENED:
-            return self._cast(args, torch.float32), self._cast(kwargs, torch.float32)
-        if name in SUMMED_WIDE and kwargs.get("dtype") is None and _is_narrow(args[0]):
-            return args, {**kwargs, "dtype": torch.float32}
-        if name in PROMOTED:
-            widest = torch.float32 if any(leaf.dtype is torch.float32 for leaf in _leaves(args)) else narrow
-            return self._cast(args, widest), self._cast(kwargs, widest)
-        return args, kwargs
-
-    def _cast(self, item: Any, dtype: torch.dtype) -> Any:
-        if isinstance(item, torch.Tensor):
-            if not item.is_meta or item.dtype not in _FLOATS or item.dtype is dtype:
-                return item
-            if item.dtype is torch.float32 and item.requires_grad and item.is_leaf:
-                known = self.kept.get(id(item))
-                if known is None:
-                    known = self.kept[id(item)] = (item, item.detach().to(dtype))
-                return known[1]
-            return item.detach().to(dtype)
-        if isinstance(item, dict):
-            return {key: self._cast(value, dtype) for key, value in item.items()}
-        return type(item)(self._cast(value, dtype) for value in item) if type(item) in (list, tuple) else item
+def _cast(item: Any, dtype: torch.dtype) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.detach().to(dtype) if item.is_meta and item.dtype in _FLOATS and item.dtype is not dtype else item
+    if isinstance(item, dict):
+        return {key: _cast(value, dtype) for key, value in item.items()}
+    return type(item)(_cast(value, dtype) for value in item) if type(item) in (list, tuple) else item
 
 
 def _is_narrow(item: Any) -> bool:

@@ -144,7 +144,7 @@ def _play(
         elif held.get(name):
             shadow.ledger.free(held[name].pop())
         if index == 0:
-            prepare(shadow, out.dtype, epilogue=True, count=out.numel())
+            prepare(shadow, epilogue=True, count=out.numel())
 
 
 RULES: dict[Op, Rule] = {

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from vramplan.ranges import Evidence, Range
+from vramplan.runtimes.torch_eager.dtypes import dtype_of
 from vramplan.runtimes.torch_eager.layouts import bytes_of, fresh
 from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
+from vramplan.workspace import kernels
 from vramplan.workspace.cublas import cublas_workspace_bytes, cublaslt_workspace_bytes
 
 aten: Any = torch.ops.aten
@@ -36,7 +38,8 @@ def linear(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, An
     copies = [] if _fits_blas(weight.shape, weight.stride()) else [_copy(shadow, weight, "dense operand")]
     if not batched and not _fits_blas(*matrix):
         copies.append(_copy(shadow, x, "dense operand"))
-    prepare(shadow, x.dtype, epilogue=bias is not None and folds, count=out.numel())
+    has_epilogue = folds and bias is not None and _has_epilogue((rows, x.shape[-1]), weight.shape[::-1], bias)
+    prepare(shadow, epilogue=has_epilogue, count=out.numel())
     if getattr(weight, "_vramplan_storage", None) is not None:
         copies.append(_unpacked(shadow, weight))
     for copy in reversed(copies):
@@ -51,15 +54,14 @@ def product(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, A
     first = 1 if func._schema.name in _ADDING else 0
     operands = reversed(args[first : first + 2])
     copies = [_copy(shadow, item, "dense operand") for item in operands if not _is_operand(item)]
-    bias = args[0] if first else None
-    has_epilogue = bias is not None and func in _EPILOGUES and bias.dim() == 1 and bias.is_contiguous()
-    prepare(shadow, out.dtype, epilogue=has_epilogue, count=out.numel())
+    has_epilogue = func in _EPILOGUES and args[0].is_contiguous() and _has_epilogue(args[1].shape, args[2].shape, args[0])
+    prepare(shadow, epilogue=has_epilogue, count=out.numel())
     for copy in reversed(copies):
         shadow.ledger.free(copy)
     return out
 
 
-def prepare(shadow: Shadow, dtype: torch.dtype, *, epilogue: bool, count: int) -> None:
+def prepare(shadow: Shadow, *, epilogue: bool, count: int) -> None:
     """What the libraries keep from their first product on: cuBLAS its workspace, cuBLASLt its own."""
     if not count:
         return
@@ -68,6 +70,11 @@ def prepare(shadow: Shadow, dtype: torch.dtype, *, epilogue: bool, count: int) -
         shadow.once["cublas"] = shadow.scratch(cublas_workspace_bytes(shadow.target.capability), "cuBLAS workspace")
     if epilogue and "cublaslt" not in shadow.once:
         shadow.once["cublaslt"] = shadow.scratch(cublaslt_workspace_bytes(shadow.target.capability), "cuBLASLt workspace")
+
+
+def _has_epilogue(first: Sequence[int], second: Sequence[int], bias: torch.Tensor) -> bool:
+    """Whether cuBLASLt adds the bias at the end of the product."""
+    return kernels.uses_cublaslt(tuple(first), tuple(second), tuple(bias.shape) or (1,), dtype_of(bias))
 
 
 def _unpacked(shadow: Shadow, weight: torch.Tensor) -> int:

@@ -118,7 +118,7 @@ def affine_grid(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[st
         scaled = not corners and side > 1
         release(shadow, [shadow.scratch(side * theta.dtype.itemsize, "coordinates") for _ in range(3 if scaled else 1)])
     out = shadow.watch(func(*args, **kwargs), "affine_grid")
-    prepare(shadow, theta.dtype, epilogue=False, count=out.numel())
+    prepare(shadow, epilogue=False, count=out.numel())
     shadow.ledger.free(base)
     return out
 

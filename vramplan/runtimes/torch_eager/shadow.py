@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vramplan.program import Role
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.torch_eager import values
-from vramplan.runtimes.torch_eager.autocast import Casts
+from vramplan.runtimes.torch_eager.autocast import applied
 from vramplan.runtimes.torch_eager.device import META, CudaLooks
 from vramplan.runtimes.torch_eager.layouts import strides_of
 from vramplan.runtimes.torch_eager.ledger import Ledger
@@ -70,7 +70,6 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.findings = Findings()
         self.path = ""
         self.depth = 0
-        self.casts = Casts()
         self.looks = CudaLooks()
         self.once: dict[str, int] = {}
         self._find_rule = find_rule
@@ -153,7 +152,7 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.depth += 1
         try:
             with self:
-                return self.casts.applied(facts.name, args, kwargs, narrow)
+                return applied(facts.name, args, kwargs, narrow)
         finally:
             self.depth -= 1
 

@@ -105,7 +105,6 @@ def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dty
     quiet = contextlib.redirect_stdout(sys.stderr)  # what the user's code prints is no part of a report
     with quiet, _uncompiled(), torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
         out = module(*args, **kwargs)
-    shadow.casts.kept.clear()
     return out
 
 
