@@ -1,8 +1,8 @@
 """Automatic mixed precision: which ops narrow their operands, and which widen them.
 
 Source: aten/src/ATen/autocast_mode.h (the lists for CUDA). A cast lives as long as the call. In training the narrow copy of a
-parameter is kept until the autocast block ends (``cached_cast``); under ``inference_mode`` it is not: seven models recorded on an
-H200 (torch 2.11) cast their weights anew for every call.
+parameter is kept until the autocast block ends (``cached_cast``); under ``inference_mode`` it is not: six models recorded on
+an H200 (torch 2.11) cast their weights anew for every call.
 """
 
 from __future__ import annotations

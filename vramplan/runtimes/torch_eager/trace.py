@@ -104,8 +104,7 @@ def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dty
     mixed = torch.autocast("cuda", dtype=autocast) if autocast else contextlib.nullcontext()
     quiet = contextlib.redirect_stdout(sys.stderr)  # what the user's code prints is no part of a report
     with quiet, _uncompiled(), torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
-        out = module(*args, **kwargs)
-    return out
+        return module(*args, **kwargs)
 
 
 def _second_turn(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dtype | None) -> Turn:
