@@ -439,3 +439,11 @@ def test_phases_are_in_order_and_the_peak_is_theirs():
     assert peaks == sorted(peaks)
     assert all(phase.reserved_peak_bytes >= phase.allocated_peak_bytes for phase in found.phases.values())
     assert found.total_bytes == sum(part.nominal_bytes for part in found.budget.parts.values())
+
+
+def test_a_module_in_training_mode_is_traced_in_eval_mode_and_left_training():
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    module[0].eval()
+    found = vp.estimate(module, args=(torch.empty(1, 4),))  # a batch of one: batch norm would refuse it in training
+    assert [part.training for part in module.modules()] == [True, False, True]
+    assert found == vp.estimate(module.eval(), args=(torch.empty(1, 4),))

@@ -66,17 +66,20 @@ def evaluated(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _given(model: object) -> TorchModel:
+    """In the mode it is in: the trace sets its own, and puts this one back."""
     built = unpack(model, "the model is")
     return _module(built, type(built.module).__name__, notes=())
 
 
 def _from_factory(spec: FactorySpec) -> TorchModel:
     origin = Path(spec.where).name if spec.is_file else spec.where
-    return _module(build(spec), spec.what.rpartition(".")[2], notes=(f"runs the code of {origin}",))
+    built = build(spec)
+    evaluated(built.module)
+    return _module(built, spec.what.rpartition(".")[2], notes=(f"runs the code of {origin}",))
 
 
 def _module(built: Built, name: str, *, notes: tuple[str, ...]) -> TorchModel:
-    module = evaluated(built.module)
+    module = built.module
     return TorchModel(
         name=name,
         format="module",

@@ -74,7 +74,7 @@ def trace(
     ledger = Ledger()
     shadow = Shadow(target, ledger, find_rule)
     moved = _Mover(ledger, dtype, channels_last, storage)
-    with pretended(target.capability), _on_shadows(module, moved):
+    with pretended(target.capability), _in_eval(module), _on_shadows(module, moved):
         inputs = tree_map(lambda item: map_tensors("input", item, moved.input), (args, dict(kwargs)))
         ledger.phase("load")
         first_index = len(ledger.held)
@@ -188,6 +188,20 @@ _KNOWN_COUNT = 4096
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     """The layout that a copy to the device has: dense, axes in the same order."""
     return torch.empty_like(tensor, device="meta")
+
+
+@contextlib.contextmanager
+def _in_eval(module: nn.Module) -> Iterator[None]:
+    """Inference, whatever mode the module is in; an exported program has no other and refuses to be asked."""
+    modes = [(part, part.training) for part in module.modules()]
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            if part.training != mode:
+                part.training = mode
 
 
 @contextlib.contextmanager
