@@ -40,14 +40,16 @@ KEY = ("model", "dtype", "memory_format", "batch")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One run: what was measured, and what was predicted in each way; bytes by quantity."""
+    """One run: what was measured, and what was predicted in each way; bytes by quantity.
+
+    ``loaded`` is what weights and inputs take, predicted and measured: as requested, and as the allocator counts them.
+    """
 
     model: str
     dtype: str
     memory_format: str
     batch: int
-    weights_real: int
-    weights: int
+    loaded: dict[str, tuple[int, int]]
     real: dict[str, int]
     predicted: dict[str, dict[str, int]]
     peak_op: str
@@ -177,7 +179,11 @@ def _predict(task: tuple[str, list[dict[str, Any]], Path | None]) -> list[dict[s
             }
             if way == "measured":
                 peak = traced.program.events[phases["first_run"].peak_event_index]
-                row |= {"loaded_allocated": phases["load"].allocated_bytes, "peak_op": traced.program.ops[peak.op_index]}
+                row |= {
+                    "loaded_requested": phases["load"].requested_bytes,
+                    "loaded_allocated": phases["load"].allocated_bytes,
+                    "peak_op": traced.program.ops[peak.op_index],
+                }
         rows.append(row)
     _cudnn(nvidia).save()
     print(model, len(rows), flush=True)
@@ -208,8 +214,10 @@ def read_rows() -> list[Row]:
                     dtype=line["dtype"],
                     memory_format=line["memory_format"],
                     batch=int(line["batch"]),
-                    weights_real=run["loaded"]["allocated_bytes.current"],
-                    weights=int(line["loaded_allocated"]),
+                    loaded={
+                        name: (int(line[f"loaded_{name}"]), run["loaded"][f"{name}_bytes.current"])
+                        for name in ("requested", "allocated")
+                    },
                     real=real_of(run),
                     predicted={way: {name: int(line[f"{way}_{name}"]) for name in QUANTITIES} for way in WAYS},
                     peak_op=line["peak_op"],
@@ -236,9 +244,9 @@ def page(rows: Sequence[Row], about: dict[str, str]) -> str:
         "`guided` models were looked at while rules were written. `judged` and `probes` were recorded with them, and their op"
         " records were read too. `fresh` models were measured after the rules were written: they judge.",
         "",
-        "Weights and inputs, as the allocator counts them: exact to the byte in"
-        f" {_share(row.weights == row.weights_real for row in rows)} of the runs. Where they differ, blocks of 20 MiB segments"
-        " are split in another order, because segments do not lie where the model puts them.",
+        f"Weights and inputs as requested are exact to the byte in {_loaded(rows, 'requested')} of the runs; as the allocator"
+        f" counts them in {_loaded(rows, 'allocated')}: a tie between two free blocks of one size is decided by where their"
+        " segments lie.",
         "",
     ]
     titles = {
@@ -255,6 +263,10 @@ def page(rows: Sequence[Row], about: dict[str, str]) -> str:
         lines += [f"Convolution workspace {'as measured' if way == 'measured' else 'from cuDNN'}:", "", *_worst(rows, way), ""]
     lines += ["## Every model", "", *_models(rows)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _loaded(rows: Sequence[Row], name: str) -> str:
+    return _share(row.loaded[name][0] == row.loaded[name][1] for row in rows)
 
 
 def _summary(rows: Sequence[Row], way: str) -> Iterator[str]:

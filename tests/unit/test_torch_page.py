@@ -46,6 +46,7 @@ def test_the_aims_of_the_trace_and_the_allocator_are_met(accuracy):
     exact = sum(row.predicted["measured"]["first_allocated"] == row.real["first_allocated"] for row in rows)
     assert exact >= 0.95 * len(rows)
     assert len({row.model for row in rows}) >= 30
+    assert all(row.loaded["requested"][0] == row.loaded["requested"][1] for row in rows)  # weights and inputs
 
 
 def test_predictions_of_the_zoo_are_those_of_the_code(accuracy):
