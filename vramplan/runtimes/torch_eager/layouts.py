@@ -7,27 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
+from vramplan.workspace import kernels
 from vramplan.workspace.kernels import is_dense
 
-_WALK = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
 _FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_like_channels_last(tensor: torch.Tensor) -> bool:
     """``Tensor::suggest_memory_format() != Contiguous`` of a 4- or 5-d tensor (c10/core/MemoryFormat.h)."""
-    order = _WALK.get(tensor.dim())
-    if order is None:
-        return False
-    sizes, strides, least = tensor.shape, tensor.stride(), 0
-    if strides[1] == 0:
-        return False
-    for axis in order:
-        if sizes[axis] == 0 or strides[axis] < least:
-            return False
-        if axis == 0 and least == strides[1]:
-            return False
-        least = strides[axis] * (sizes[axis] if sizes[axis] > 1 else 1)
-    return True
+    return kernels.is_channels_last(tuple(tensor.shape), tensor.stride())
 
 
 def channels_last_of(dim: int) -> torch.memory_format:

@@ -90,19 +90,6 @@ class Ledger:
         watch.key, watch.index = storage._cdata, -1
         self._watched[watch.key] = watch
 
-    def resize(self, tensor: torch.Tensor, name: str, path: str = "") -> None:
-        """The storage of *tensor* changed its size in place: the new bytes are held before the old ones go."""
-        watch = self._watched[tensor.untyped_storage()._cdata]
-        old, size_bytes = watch.index, tensor.untyped_storage().nbytes()
-        if old < 0 or self.held[old].size_bytes != size_bytes:
-            watch.index = self.hold(size_bytes, Role.ACTIVATION, name, path)
-            self.free(old)
-
-    def index_of(self, tensor: torch.Tensor) -> int:
-        """The buffer behind *tensor*; -1 for one that is not watched or has no bytes."""
-        watch = self._watched.get(tensor.untyped_storage()._cdata)
-        return watch.index if watch is not None else -1
-
     def phase(self, name: str) -> None:
         """Close a phase: everything since the last one."""
         self.phases.append(Phase(name, self.phases[-1].stop if self.phases else 0, len(self.events)))

@@ -34,9 +34,9 @@ def linear(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, An
     batched = not folds and not _merges(x.shape[:-2], x.stride()[:-2])
     folded = _copy(shadow, x, "folded operand") if batched else -1
     out = shadow.watch(fresh((*x.shape[:-1], weight.shape[0]), x.dtype), "linear")
-    matrix = ((rows, x.shape[-1]), (x.stride(-2), x.stride(-1))) if folds else (x.shape[-2:], x.stride()[-2:])
-    copies = [] if _fits_blas(weight.shape, weight.stride()) else [_copy(shadow, weight, "dense operand")]
-    if not batched and not _fits_blas(*matrix):
+    matrix = ((rows, x.shape[-1]) if folds else x.shape[-2:], x.stride()[-2:])
+    copies = [] if kernels.fits_blas(weight.shape, weight.stride()) else [_copy(shadow, weight, "dense operand")]
+    if not batched and not kernels.fits_blas(*matrix):
         copies.append(_copy(shadow, x, "dense operand"))
     has_epilogue = folds and bias is not None and _has_epilogue((rows, x.shape[-1]), weight.shape[::-1], bias)
     prepare(shadow, epilogue=has_epilogue, count=out.numel())
@@ -103,14 +103,7 @@ def _merges(sizes: Sequence[int], strides: Sequence[int]) -> bool:
 def _is_operand(tensor: torch.Tensor) -> bool:
     if tensor.dim() < 2 or tensor.numel() == 0:
         return True
-    return _fits_blas(tensor.shape[-2:], tensor.stride()[-2:])
-
-
-def _fits_blas(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """``prepare_matrix_for_cublas``: one axis is dense, the other leads by at least its length."""
-    rows, columns = shape
-    row, column = strides
-    return (column == 1 and row >= max(1, columns)) or (row == 1 and column >= max(1, rows))
+    return kernels.fits_blas(tensor.shape[-2:], tensor.stride()[-2:])
 
 
 _ADDING = frozenset({"aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::addr", "aten::_addmm_activation"})

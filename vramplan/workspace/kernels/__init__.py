@@ -13,6 +13,7 @@ from vramplan.workspace.kernels.layers import (
     convolution_copies,
     depthwise_uses_cudnn,
     fft,
+    is_channels_last,
     is_depthwise,
     max_pool2d,
     recurrent,
@@ -26,6 +27,7 @@ from vramplan.workspace.kernels.norms import (
 )
 from vramplan.workspace.kernels.products import (
     batch_matrix_copy,
+    fits_blas,
     matrix_copy,
     uses_cublaslt,
 )
@@ -67,8 +69,10 @@ __all__ = [
     "cumsum",
     "depthwise_uses_cudnn",
     "fft",
+    "fits_blas",
     "group_norm",
     "index_put",
+    "is_channels_last",
     "is_dense",
     "is_dense_row_major",
     "is_depthwise",

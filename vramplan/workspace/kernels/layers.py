@@ -25,7 +25,7 @@ def convolution_copies(
 
     Either one in channels_last makes the whole convolution channels_last; then whichever is not gets copied.
     """
-    last = _is_channels_last(input_shape, input_strides) or _is_channels_last(weight_shape, weight_strides)
+    last = is_channels_last(input_shape, input_strides) or is_channels_last(weight_shape, weight_strides)
     made = []
     for name, shape, strides in (("input_copy", input_shape, input_strides), ("weight_copy", weight_shape, weight_strides)):
         fits = _fits_channels_last(shape, strides) if last else is_dense_row_major(shape, strides)
@@ -39,7 +39,7 @@ def _fits_channels_last(shape: Shape, strides: Shape) -> bool:
     return is_dense_row_major(tuple(shape[d] for d in order), tuple(strides[d] for d in order))
 
 
-def _is_channels_last(shape: Shape, strides: Shape) -> bool:
+def is_channels_last(shape: Shape, strides: Shape) -> bool:
     """MemoryFormat.h `is_channels_last_strides_2d`: by strides alone, ties going to row-major."""
     if len(shape) not in {4, 5} or strides[1] == 0:
         return False

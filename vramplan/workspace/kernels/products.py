@@ -26,14 +26,20 @@ def uses_cublaslt(mat1_shape: Shape, mat2_shape: Shape, bias_shape: Shape, dtype
     )
 
 
+def fits_blas(shape: Shape, strides: Shape) -> bool:
+    """cuBlasCommonArgs.h: of the two axes of a matrix one is dense, and the other leads by at least its length."""
+    (rows, columns), (row, column) = shape, strides
+    return (column == 1 and row >= max(1, columns)) or (row == 1 and column >= max(1, rows))
+
+
 def matrix_copy(shape: Shape, strides: Shape, dtype: DType) -> tuple[Scratch, ...]:
     """The copy `addmm` and `mm` make of a 2-D operand: cuBlasCommonArgs.h `prepare_matrix_for_cublas`.
 
     None when it is dense, or one stride is 1 and the other at least the length of that dimension.
     """
-    (rows, columns), (row, column) = shape, strides
-    plain = is_dense(shape, strides) or (row == 1 and column >= max(1, rows)) or (column == 1 and row >= max(1, columns))
-    return () if plain else held(Scratch(name="matrix_copy", size_bytes=rows * columns * item_bytes(dtype)))
+    if is_dense(shape, strides) or fits_blas(shape, strides):
+        return ()
+    return held(Scratch(name="matrix_copy", size_bytes=prod(shape) * item_bytes(dtype)))
 
 
 def batch_matrix_copy(shape: Shape, strides: Shape, dtype: DType) -> tuple[Scratch, ...]:
@@ -42,10 +48,6 @@ def batch_matrix_copy(shape: Shape, strides: Shape, dtype: DType) -> tuple[Scrat
     None when one of the two matrix strides is 1 and the other at least that dimension's length, whatever the batch
     stride is; a row-major tensor is never copied. Stated for a row-major result, as `bmm` allocates it.
     """
-    _, rows, columns = shape
-    _, row, column = strides
-    if (column == 1 and row >= max(1, columns)) or (row == 1 and column >= max(1, rows)):
-        return ()
-    if is_dense_row_major(shape, strides) and row and column:
+    if fits_blas(shape[1:], strides[1:]) or (is_dense_row_major(shape, strides) and all(strides[1:])):
         return ()
     return held(Scratch(name="batch_matrix_copy", size_bytes=prod(shape) * item_bytes(dtype)))
