@@ -21,7 +21,13 @@ from vramplan.sweep import Sweep, sweep
 
 if TYPE_CHECKING:
     from vramplan.convolutions import conv_workspace
+    from vramplan.device.measurement import Measurement
+    from vramplan.device.reporter import report_memory
     from vramplan.fleet import StreamsPlan, streams
+    from vramplan.measuring import measure
+    from vramplan.replaying import Replay, replay
+    from vramplan.sources.recording import Recording, read_recording, write_recording
+    from vramplan.verification import Verification, verify
     from vramplan.video import Stream, Video
 
 __version__ = "0.1.0"
@@ -34,25 +40,51 @@ __all__ = [
     "Gpu",
     "InternalError",
     "MachineError",
+    "Measurement",
     "MeasurementError",
     "MemoryProgram",
     "ModelError",
     "Range",
+    "Recording",
+    "Replay",
     "Stream",
     "StreamsPlan",
     "Sweep",
     "UsageError",
+    "Verification",
     "Video",
     "VramplanError",
     "conv_workspace",
     "estimate",
     "find_gpu",
     "gpus",
+    "measure",
+    "read_recording",
+    "replay",
+    "report_memory",
     "streams",
     "sweep",
+    "verify",
+    "write_recording",
 ]
 
-_LATER = {"conv_workspace": "convolutions", "Stream": "video", "StreamsPlan": "fleet", "Video": "video", "streams": "fleet"}
+_LATER = {
+    "Measurement": "device.measurement",
+    "Recording": "sources.recording",
+    "Replay": "replaying",
+    "Stream": "video",
+    "StreamsPlan": "fleet",
+    "Verification": "verification",
+    "Video": "video",
+    "conv_workspace": "convolutions",
+    "measure": "measuring",
+    "read_recording": "sources.recording",
+    "replay": "replaying",
+    "report_memory": "device.reporter",
+    "streams": "fleet",
+    "verify": "verification",
+    "write_recording": "sources.recording",
+}
 """Names whose modules are loaded when somebody asks: an estimate does not pay for the capacity calculator."""
 
 

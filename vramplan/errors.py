@@ -17,6 +17,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN_CHARS = 80
+
 
 class VramplanError(Exception):
     """What went wrong, and what to do next.
@@ -74,3 +76,19 @@ def close_matches(word: str, known: Iterable[str], *, limit: int = 5) -> str:
     if len(choices) <= 12:
         return "Known: " + ", ".join(choices) + "."
     return ""
+
+
+def show(name: str) -> str:
+    """A name from a file as it may stand in an error: quoted, printable, not too long."""
+    text = printable(name)
+    return f"'{text}'" if len(text) <= _SHOWN_CHARS else f"'{text[: _SHOWN_CHARS - 20]}…{text[-19:]}'"
+
+
+def printable(name: str | bytes) -> str:
+    """*name* with control characters and the like written as escapes, so that a file cannot steer a terminal.
+
+    Protobuf hands out bytes when a name is not text; UnicodeDecodeError then.
+    """
+    if isinstance(name, bytes):
+        name = name.decode("utf-8")
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")

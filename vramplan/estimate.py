@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vramplan.budget import Budget
 from vramplan.describe import describe_coverage, describe_model, describe_peak
+from vramplan.device.this_gpu import find_card
 from vramplan.engine import estimate_engine
 from vramplan.errors import UsageError, close_matches
-from vramplan.gpus import Gpu, context_bytes, find_gpu
+from vramplan.gpus import Gpu, context_bytes
 from vramplan.graph import Graph
 from vramplan.precision import apply_policy, find_policy
 from vramplan.result import Estimate, Profile
@@ -63,7 +64,8 @@ def estimate(
     batch            size of the batch axis; None: 1, or what the file or the example inputs have
     precision        fp32, fp16, bf16, fp8, int8, int4, or as-is; for PyTorch also autocast-fp16 and autocast-bf16
     runtime          tensorrt or torch; None: torch for what only PyTorch reads, else tensorrt
-    gpu              a name (``"3090"``), a `Gpu`, or None; it decides the context, and kernels of PyTorch
+    gpu              a name (``"3090"``), ``"auto"`` for this machine's, a `Gpu`, or None; it decides the context, and
+                     kernels of PyTorch
     args, kwargs     example inputs of a module, on any device, meta included
     shapes, dims     whole shapes by input name, sizes by symbolic dimension
     max_shapes       the largest shapes of an engine's profile, by input name: what the engine pays for
@@ -73,7 +75,7 @@ def estimate(
     allow_pickle     whether a pickled ``.pt`` may be loaded, which runs code from the file
 
     Raises `UsageError` for arguments that make no sense, `ModelError` for a model that cannot be read or run, and
-    `MachineError` when PyTorch is needed and missing.
+    `MachineError` when PyTorch is needed and missing, or ``"auto"`` finds no GPU.
     """
     options = Options.of(
         gpu=gpu,
@@ -138,7 +140,7 @@ class Options:
         if memory_format is not None and memory_format not in MEMORY_FORMATS:
             raise UsageError(f"unknown memory format {memory_format[:40]!r}", hint=close_matches(memory_format, MEMORY_FORMATS))
         return cls(
-            gpu=find_gpu(gpu) if isinstance(gpu, str) else gpu,
+            gpu=find_card(gpu) if isinstance(gpu, str) else gpu,
             shapes=shapes or {},
             dims=dims or {},
             max_shapes=max_shapes or {},

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 from vramplan.capacity import DEFAULT_EXTRA, CardPlan, Engine, Given, Limit, Load, Margin, Topology
 from vramplan.capacity.solve import solve as solve_card
 from vramplan.capacity.tries import Try, tries
+from vramplan.device.this_gpu import find_card
 from vramplan.errors import UsageError
 from vramplan.estimate import ModelLike, Options, Shapes
-from vramplan.gpus import Gpu, all_gpus, custom_gpu, find_gpu
+from vramplan.fleet_measured import Subject, open_bench
+from vramplan.gpus import Gpu, all_gpus, custom_gpu
 from vramplan.opened import Opened, open_engine
 from vramplan.precision import NARROWER, find_policy
 from vramplan.ranges import Evidence, Range
@@ -110,12 +112,14 @@ def streams(
     shapes: Shapes | None = None,
     dims: Mapping[str, int] | None = None,
     allow_pickle: bool = False,
+    measure: bool = False,
 ) -> StreamsPlan:
     """How many video streams a card carries with *model* looking at them, and what stops the next one.
 
     model             what `vramplan.estimate` takes; several run one after the other on every frame; ONNX models run on
                       TensorRT, modules in eager PyTorch
-    gpu               a card or several; ``"all"`` ranks the catalogue; with *vram* alone a card of which only that is known
+    gpu               a card or several, ``"auto"`` for this machine's; ``"all"`` ranks the catalogue; with *vram* alone
+                      a card of which only that is known
     video, codec      every camera's: ``"1080p30"``, ``"4k25"``; h264, hevc, av1, vp9 or mjpeg; *bit_depth* 8, 10 or 12
     mix               cameras of several kinds instead: ``["12x1080p30/h264", "4x4k25/hevc"]``; the answer scales the mix
     margin            kept free of the usable memory: 0.3, ``"30%"`` or ``"2GiB"``
@@ -131,12 +135,18 @@ def streams(
                       whole card, bytes that CUDA can allocate
     shapes, dims      sizes of the model's inputs, as in `vramplan.estimate`
     allow_pickle      whether a pickled ``.pt`` may be loaded, which runs code from the file
+    measure           whether this machine's GPU, which *gpu* must be then, decodes clips and runs the models in eager
+                      PyTorch, for the rates that are not given; takes minutes
 
-    Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read.
+    Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read; with *measure*
+    also `MachineError` when there is no GPU, and `MeasurementError`.
     """
     cameras = _cameras(mix, video, codec, bit_depth, infer_every)
-    card = gpu if isinstance(gpu, Gpu) or (isinstance(gpu, str) and gpu != "all") else None
-    engines, facts = _engines(model, precision, Options.of(gpu=card, shapes=shapes, dims=dims, allow_pickle=allow_pickle))
+    options = Options.of(shapes=shapes, dims=dims, allow_pickle=allow_pickle)
+    bench = open_bench(Subject.of(_models(model), precision, options), gpu, infer_fps=infer_fps) if measure else None
+    gpu = bench.machine.gpu if bench else find_card(gpu) if isinstance(gpu, str) and gpu != "all" else gpu
+    card = gpu if isinstance(gpu, Gpu) else None
+    engines, facts = _engines(model, precision, replace(options, gpu=card))
     fixed = [engine.batch for engine in engines if engine.batch is not None]
     topology = _topology(batch, processes, contexts, separate_models=separate_models, fixed=fixed)
     given = Given(nvdec_count=nvdec, decode_fps=decode_fps, infer_fps=infer_fps, vram_bytes=_bytes(vram, "VRAM"))
@@ -150,25 +160,31 @@ def streams(
         given=given,
     )
     required = _required(require, load, is_mix=bool(mix))
-    plans = tuple(solve_card(card, load) for card in _cards(gpu, given.vram_bytes))
+    plans = (bench.solve(load),) if bench else tuple(solve_card(card, load) for card in _cards(gpu, given.vram_bytes))
     if gpu == "all":
         plans = tuple(sorted(plans, key=lambda plan: (-plan.streams, -plan.streams_low, plan.gpu.key)))
-    found = tries(plans[0], functools.partial(_narrower, engines, precision)) if len(plans) == 1 else ()
+    narrow = functools.partial(_narrower, engines, precision, is_measured=plans[0].load.given.readings.infer is not None)
+    found = tries(plans[0], narrow) if len(plans) == 1 else ()
     return StreamsPlan(models=facts, cards=plans, required=required, tries=found)
 
 
 def _engines(model: Models, precision: str, options: Options) -> tuple[list[Opened], tuple[ModelFacts, ...]]:
-    is_one = isinstance(model, str | bytes) or hasattr(model, "__fspath__") or is_torch_model(model)
-    models: list[Any] = [model] if is_one else list(model)  # type: ignore[arg-type]
-    if not models:
-        raise UsageError("no model is named", hint="Try yolov8s, or name an .onnx file.")
-    opened = [open_engine(each, find_policy(precision).name, options) for each in models]
+    opened = [open_engine(each, find_policy(precision).name, options) for each in _models(model)]
     facts = tuple(each.facts for each in opened)
     return opened, facts
 
 
-def _narrower(opened: Sequence[Opened], precision: str) -> tuple[Engine, ...] | None:
-    narrower = NARROWER.get(find_policy(precision).name)
+def _models(model: Models) -> list[Any]:
+    is_one = isinstance(model, str | bytes) or hasattr(model, "__fspath__") or is_torch_model(model)
+    models: list[Any] = [model] if is_one else list(model)  # type: ignore[arg-type]
+    if not models:
+        raise UsageError("no model is named", hint="Try yolov8s, or name an .onnx file.")
+    return models
+
+
+def _narrower(opened: Sequence[Opened], precision: str, *, is_measured: bool) -> tuple[Engine, ...] | None:
+    """The models at the next narrower precision; none beside a measured one, for a measured and a modelled speed differ."""
+    narrower = None if is_measured else NARROWER.get(find_policy(precision).name)
     return tuple(replace(each, precision=narrower[0]).engine for each in opened) if narrower else None
 
 
@@ -251,7 +267,7 @@ def _cards(gpu: Cards | None, vram_bytes: int | None) -> tuple[Gpu, ...]:
             raise UsageError("no card is named", hint="Write it like --gpu 3090; `vramplan gpus` lists the cards.")
         return (custom_gpu(vram_bytes),)
     names = [gpu] if isinstance(gpu, str | Gpu) else list(gpu)
-    cards = tuple(dict.fromkeys(name if isinstance(name, Gpu) else find_gpu(name) for name in names))
+    cards = tuple(dict.fromkeys(name if isinstance(name, Gpu) else find_card(name) for name in names))
     if not cards:
         raise UsageError("no card is named", hint="Write it like --gpu 3090; `vramplan gpus` lists the cards.")
     return cards

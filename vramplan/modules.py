@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vramplan.allocators.caching_conf import rules_from_environment
@@ -31,6 +31,7 @@ from vramplan.sources.torch_errors import user_error
 from vramplan.sources.torch_inputs import Inputs, bind_inputs
 from vramplan.sources.torch_model import TorchModel
 from vramplan.workspace.cudnn import ConvWorkspaces, conv_workspaces
+from vramplan.workspace.remedies import remedies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +64,11 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
     inputs = bind_inputs(model, args=options.args, kwargs=options.kwargs, batch=batch, shapes=options.shapes, dims=options.dims)
     workspaces = conv_workspaces(options.gpu)
     traced = _traced(model, inputs, policy, options, workspaces)
+    findings = traced.findings
+    spared = remedies(findings.convolutions, workspaces)
     workspaces.save()
-    parts = plan(traced, rules_from_environment(os.environ))
+    rules = rules_from_environment(os.environ)
+    parts = plan(traced.program, rules, scratch=findings.scratch, is_known=not findings.bounded)
     budget = Budget(
         weights=parts.weights,
         inputs=parts.inputs,
@@ -72,7 +76,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         outputs=parts.outputs,
         workspace=parts.workspace,
         allocator_slack=parts.allocator_slack,
-        context=context_bytes(options.gpu, "torch", uses_gemm=traced.findings.uses_gemm),
+        context=context_bytes(options.gpu, "torch", uses_gemm=findings.uses_gemm),
     )
     return Estimate(
         model=_model_facts(model, inputs, traced, policy),
@@ -88,11 +92,11 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         peak=describe_peak(parts),
         coverage=_coverage(traced),
         kept=(),
-        layers=parts.layers,
+        layers=tuple(replace(layer, remedy=spared.get(layer.op_index or 0, "")) for layer in parts.layers),
         profile=None,
-        notes=(*model.notes, *_notes(traced, policy, workspaces, options), *traced.findings.notes),
+        notes=(*model.notes, *_notes(traced, policy, workspaces, options), *findings.notes),
         program=parts.program,
-        flops=traced.findings.flops,
+        flops=findings.flops,
     )
 
 
@@ -195,8 +199,7 @@ def _estimate_weights(model: TorchModel, policy: Policy, options: ModuleOptions)
             builder.hold(Buffer(name=weight.name, role=Role.WEIGHT, size_bytes=weight.size_bytes, path=weight.name))
     for phase in ("load", "first_run", "steady"):
         builder.phase(phase)
-    traced = Traced.of_weights(builder.build())
-    parts = plan(traced, rules_from_environment(os.environ))
+    parts = plan(builder.build(), rules_from_environment(os.environ), scratch={}, is_known=True)
     parameters = sum(math.prod(weight.shape) for weight in model.weights)
     return Estimate(
         model=ModelFacts(

@@ -25,11 +25,11 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Which model was read; ``parameters`` counts elements, not bytes."""
+    """Which model was read; ``parameters`` counts elements, not bytes, and is None where nobody knows (a recorded run)."""
 
     name: str
     format: str
-    parameters: int
+    parameters: int | None
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     digest: Callable[[], str] = field(repr=False, compare=False)

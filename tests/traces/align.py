@@ -7,10 +7,7 @@ A free counts as equal when it frees the very allocation that the other one free
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from vramplan.program import Action, MemoryProgram, Role
@@ -35,22 +32,12 @@ class Traced(NamedTuple):
     is_place: bool
 
 
-def recorded_phases(path: Path) -> dict[str, list[Step]]:
-    """What each phase of a recording allocates and frees (segments of the allocator and requests to free left out)."""
-    with gzip.open(path) as file:
-        recording = json.load(file)
-    actions = {name: int(number) for number, name in recording["actions"].items()}
-    phases, start, sizes = {}, 0, {}
-    for name, phase in recording["phases"].items():
-        phases[name] = steps = []
-        for action, key, size_bytes in recording["events"][start : phase["events"]]:
-            if action == actions["alloc"]:
-                sizes[key] = size_bytes
-                steps.append(Step(True, key, size_bytes))
-            elif action == actions["free"]:
-                steps.append(Step(False, key, sizes[key]))
-        start = phase["events"]
-    return phases
+def recorded_phase(program: MemoryProgram, name: str) -> list[Step]:
+    """What a phase of a recording allocates and frees."""
+    _, start, stop = program.phase(name)
+    return [
+        Step(action is Action.HOLD, index, program.buffers[index].size_bytes) for action, index, _ in program.events[start:stop]
+    ]
 
 
 def traced_phase(program: MemoryProgram, name: str) -> list[Traced]:
@@ -116,7 +103,7 @@ class _Rest:
 
 
 class _Pairs:
-    """Which live allocation of the recording is which of ours. A recording uses a key again once it is freed."""
+    """Which live allocation of the recording is which of ours."""
 
     def __init__(self) -> None:
         self.real: dict[int, int] = {}

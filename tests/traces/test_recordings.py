@@ -1,25 +1,24 @@
 """Six runs of an H200 (torch 2.11), replayed: every counter at every mark, to the byte.
 
-Where two free blocks of one size lie in different segments, the lower address serves. A recording says where each request came
-to lie, but not how the segments are ordered in memory; that they rise is a guess. So the proof has two halves:
+Where two free blocks of one size lie in different segments, the lower address serves. So the proof has two halves:
 
-- Some order of the segments puts every request where the device put it (places and addresses correspond one to one), and with
-  it every counter is equal. The order is found from ties alone: each says that one segment lies below another.
-- With rising segments the counters differ only where the device decided some tie the other way.
+- The order of the segments that a recording names puts every request where the device put it (places and addresses correspond
+  one to one), and with it every counter is equal.
+- With rising segments, as an estimate has to guess, the counters differ only where the device decided a tie the other way.
 
 The loop holds more than any phase before it, so its peaks are the same whether PyTorch counts them from the start or anew.
 """
 
 import random
-from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 import pytest
 
-from tests.traces.recording import Served, read_recording, recordings
+from tests.traces.recording import recordings, segment_count, served
 from vramplan.allocators.caching import CachingAllocator, replay
 from vramplan.allocators.validation import find_caching_fault
-from vramplan.program import Action
+from vramplan.program import Action, Role
+from vramplan.sources.recording import read_recording
 
 FAR = 1 << 44  # more than any segment
 NAMES = [path.name.removesuffix(".json.gz") for path in recordings()]
@@ -27,9 +26,9 @@ RECORDINGS = {name: read_recording(path) for name, path in zip(NAMES, recordings
 
 # What rising segments give minus what the device counted; every counter at every mark that is not here is equal.
 DIFFERENCES = {
-    ("yolov8s_fp16_channels_last_b8", "loop", "allocated_peak_bytes"): 819_200,
-    ("yolov8s_fp16_contiguous_b8", "loop", "allocated_bytes"): -870_400,
-    ("yolov8s_fp16_contiguous_b8", "loop", "allocated_peak_bytes"): 126_976,
+    ("yolov8s_fp16_channels_last_b8", "steady", "allocated_peak_bytes"): 819_200,
+    ("yolov8s_fp16_contiguous_b8", "steady", "allocated_bytes"): -870_400,
+    ("yolov8s_fp16_contiguous_b8", "steady", "allocated_peak_bytes"): 126_976,
 }
 
 
@@ -52,41 +51,44 @@ class Spot(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How far a replay goes with the device: ``wrong`` is the first tie decided the other way, as segments (device, replay).
+    """A replay that puts everything where the device put it.
 
     ties     requests that several free blocks fit equally well
     against  those of them served by a segment that was not the first of them to be reserved
     """
 
-    wrong: tuple[int, int] | None
     ties: int
     against: int
 
 
-def walk(recording, order):
-    """Replay with the segments in this order of addresses, until a request lies elsewhere than on the device."""
-    rank = {segment: position for position, segment in enumerate(order)}
+def walk(recording):
+    """Replay with the segments in the recorded order: each request has to lie where it lay on the device."""
+    order = [segment.address_rank for segment in recording.segments]
+    segment_of = {rank: segment for segment, rank in enumerate(order)}
     log = []
-    allocator = CachingAllocator(segment_addresses=[(1 + rank[segment]) * FAR for segment in range(len(order))], log=log)
-    spot_of, place_of, served, ties, against = {}, {}, iter(recording.served), 0, 0
+    allocator = CachingAllocator(segment_addresses=addresses(recording), log=log)
+    spot_of, place_of, expected, ties, against = {}, {}, served(recording), 0, 0
     for action, index, _ in recording.program.events:
         if action is Action.FREE:
             allocator.free(index)
             continue
         size = recording.program.buffers[index].size_bytes
-        tied = [spot(address, order) for address in best_fits(allocator, size)]
+        tied = [spot(address, segment_of) for address in best_fits(allocator, size)]
         ties += len(tied) > 1
         before = len(log)
         allocator.hold(index, size)
         for what, _, address, block_size in log[before:]:
-            event, mine = next(served), spot(address, order)
+            event, mine = next(expected), spot(address, segment_of)
             assert event == (None if what == "segment" else index, event.place, block_size if what == "segment" else size)
-            if spot_of.setdefault(event.place, mine) == mine and place_of.setdefault(mine, event.place) == event.place:
-                continue
-            return Walk((device_segment(event, mine, tied, spot_of, place_of), mine.segment), ties, against)
+            assert spot_of.setdefault(event.place, mine) == mine
+            assert place_of.setdefault(mine, event.place) == event.place
         against += len(tied) > 1 and mine != min(tied)
-    assert next(served, None) is None
-    return Walk(None, ties, against)
+    assert next(expected, None) is None
+    return Walk(ties, against)
+
+
+def addresses(recording):
+    return [(1 + segment.address_rank) * FAR for segment in recording.segments]
 
 
 def best_fits(allocator, size):
@@ -98,39 +100,15 @@ def best_fits(allocator, size):
     return [at for length, at in fits if length == min(fits)[0]]
 
 
-def device_segment(event: Served, mine, tied, spot_of, place_of):
-    """The segment in which the device put a request that the replay put at *mine*: both must be ends of one tie."""
-    theirs = spot_of[event.place]
-    choices = [theirs] if theirs != mine else [other for other in tied if other not in place_of]
-    assert mine in tied
-    assert len(choices) == 1, "the recording does not say which block the device took"
-    assert choices[0] in tied, "the device took a block that is not the best fit"
-    assert choices[0].segment != mine.segment
-    return choices[0].segment
-
-
-def spot(address, order):
-    return Spot(order[address // FAR - 1], address % FAR)
-
-
-def device_order(recording):
-    """An order of the segments by address that decides every tie as the device did."""
-    below = {segment: set() for segment in range(recording.segments["loop"])}
-    while True:
-        order = tuple(TopologicalSorter(below).static_order())
-        wrong = walk(recording, order).wrong
-        if wrong is None:
-            return order
-        device, mine = wrong
-        assert device not in below[mine], "two ties contradict each other"
-        below[mine].add(device)
+def spot(address, segment_of):
+    return Spot(segment_of[address // FAR - 1], address % FAR)
 
 
 def counted(recording, allocator):
     """The counters of *allocator* at each mark; the segments are as many as on the device."""
     found = {}
     for phase, counters, segments in _counted(recording, allocator):
-        assert segments == recording.segments[phase]
+        assert segments == segment_count(recording, phase)
         found[phase] = counters
     return found
 
@@ -166,9 +144,8 @@ def test_there_are_six():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_counter_is_equal_with_the_segments_in_the_order_of_the_device(name):
     recording = RECORDINGS[name]
-    addresses = [(1 + device_order(recording).index(segment)) * FAR for segment in range(recording.segments["loop"])]
     log = []
-    allocator = CachingAllocator(segment_addresses=addresses, log=log)
+    allocator = CachingAllocator(segment_addresses=addresses(recording), log=log)
     assert counted(recording, allocator) == recording.marks
     sizes = {index: buffer.size_bytes for index, buffer in enumerate(recording.program.buffers)}
     assert find_caching_fault(log, requested=sizes, free=allocator.free_blocks()) == ""
@@ -189,11 +166,11 @@ def test_every_counter_is_equal_with_rising_segments_but_for_three(name):
 
 @pytest.mark.parametrize(("name", "ties"), TIES.items())
 def test_ties_are_counted(name, ties):
-    assert walk(RECORDINGS[name], device_order(RECORDINGS[name])) == Walk(None, *ties)
+    assert walk(RECORDINGS[name]) == Walk(*ties)
 
 
 def test_only_ties_decided_against_the_rise_make_a_difference():
-    """No request lies anywhere but in a best fit (`device_segment`); where no tie goes against the rise, nothing differs."""
+    """Where no tie goes against the rise, nothing differs."""
     assert {name for name, _, _ in DIFFERENCES} <= {name for name, (_, against) in TIES.items() if against}
 
 
@@ -216,12 +193,12 @@ def test_the_peak_is_reached_at_its_event_and_not_before(name):
 
 def test_phases_and_buffers_of_a_recording():
     recording = RECORDINGS["yolov8s_fp32_contiguous_b1"]
-    weights, input_, first, loop = recording.program.phases
-    assert (weights.stop - weights.start) + recording.segments["weights"] == 138  # no free, so every other event is a segment
-    assert (input_.stop - input_.start, recording.segments["input"]) == (1, 10)
-    assert recording.program.buffers[weights.stop].size_bytes == 3 * 640 * 640 * 4
-    assert sum(buffer.size_bytes for buffer in recording.program.buffers[: weights.stop]) == 44_626_188
-    assert (first.name, loop.name, recording.meta["gpu"]) == ("first", "loop", "NVIDIA H200")
+    assert [phase.name for phase in recording.program.phases] == ["load", "first_run", "steady"]
+    *weights, images = recording.program.buffers[: recording.program.phase("load").stop]
+    assert {buffer.role for buffer in weights} == {Role.WEIGHT}
+    assert (len(weights), sum(buffer.size_bytes for buffer in weights)) == (128, 44_626_188)
+    assert (images.role, images.size_bytes, segment_count(recording, "load")) == (Role.INPUT, 3 * 640 * 640 * 4, 10)
+    assert recording.environment["gpu"] == "NVIDIA H200"
 
 
 @pytest.mark.parametrize("name", NAMES)

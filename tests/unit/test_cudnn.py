@@ -16,14 +16,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import conv_workspace as benchmark
 
 from vramplan.dtypes import DType
+from vramplan.folders import cache_folder
 from vramplan.gpus.catalogue import all_gpus
 from vramplan.gpus.lookup import find_gpu
 from vramplan.ranges import Evidence
 from vramplan.workspace import cudnn_devices
 from vramplan.workspace.convolution import ConvCall, conv_workspace
 from vramplan.workspace.cudnn import ConvWorkspaces, CudnnAnswers, conv_workspaces, header_version
-from vramplan.workspace.cudnn_cache import CudnnCache, cache_folder
-from vramplan.workspace.cudnn_libraries import installed_libraries, libraries_below
+from vramplan.workspace.cudnn_cache import CudnnCache
+from vramplan.workspace.cudnn_libraries import installed_libraries, libraries_below, pinned_version
 from vramplan.workspace.cudnn_process import CudnnProcess
 
 H200 = find_gpu("h200")
@@ -131,7 +132,8 @@ def test_an_old_cudnn_is_named_and_not_asked():
     )
 
 
-def test_the_note_says_who_answered():
+def test_the_note_says_who_answered(monkeypatch):
+    monkeypatch.setattr("vramplan.workspace.cudnn.pinned_version", lambda: None)
     process = child(echo())
     found = workspaces(process)
     found.of(conv(64))
@@ -139,6 +141,24 @@ def test_the_note_says_who_answered():
         "Convolution workspace is the answer of cuDNN 9.19.0 for NVIDIA H200 SXM 141 GB (description read from such a card)."
     )
     process.stop()
+
+
+@pytest.mark.parametrize(("wanted", "says"), [("9.24.0", True), ("9.19.0", False), (None, False)])
+def test_the_note_says_when_pytorch_runs_another_cudnn(monkeypatch, wanted, says):
+    monkeypatch.setattr("vramplan.workspace.cudnn.pinned_version", lambda: wanted)
+    process = child(echo())
+    found = workspaces(process)
+    found.of(conv(64))
+    assert ("; your PyTorch runs cuDNN 9.24.0, which may ask for other workspaces." in found.note) is says
+    process.stop()
+
+
+def test_what_pytorch_asks_for_is_read_from_its_package(monkeypatch):
+    pins = ["nvidia-cublas==13.1", 'nvidia-cudnn-cu13==9.24.0.43; platform_system == "Linux"']
+    monkeypatch.setattr("vramplan.workspace.cudnn_libraries.metadata.requires", lambda _: pins)
+    assert pinned_version.__wrapped__() == "9.24.0"
+    monkeypatch.setattr("vramplan.workspace.cudnn_libraries.metadata.requires", lambda _: None)
+    assert pinned_version.__wrapped__() is None
 
 
 def test_no_gpu_no_libraries_or_an_old_gpu_mean_the_closed_form():

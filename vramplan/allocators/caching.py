@@ -149,11 +149,15 @@ class _Block:
         self.after: _Block | None = None
 
 
+_SEGMENT_ROOM = 1 << 44
+"""Between the addresses of two segments: more than any segment has."""
+
+
 def _rising(address: int) -> Iterator[int]:
     """Addresses with room for any segment between them."""
     while True:
         yield address
-        address += 1 << 44
+        address += _SEGMENT_ROOM
 
 
 Row = tuple[str, int, int, int]
@@ -338,13 +342,18 @@ class CachingAllocator:
 
 
 def replay(
-    program: MemoryProgram, rules: CachingRules = DEFAULT_RULES, *, sizes: Mapping[int, int] | None = None
+    program: MemoryProgram,
+    rules: CachingRules = DEFAULT_RULES,
+    *,
+    sizes: Mapping[int, int] | None = None,
+    address_ranks: Iterable[int] = (),
 ) -> dict[str, CachingPeaks]:
     """Run *program* through a fresh allocator; what each phase holds and peaks at, by name.
 
-    *sizes* replaces the bytes of some buffers, by index: the same program with other scratch.
+    *sizes* replaces the bytes of some buffers, by index: the same program with other scratch. *address_ranks* says how the
+    segments lie in memory, in the order of reserving, where that is known; the others rise behind them.
     """
-    allocator = CachingAllocator(rules)
+    allocator = CachingAllocator(rules, segment_addresses=((1 + rank) * _SEGMENT_ROOM for rank in address_ranks))
     wanted = [buffer.size_bytes for buffer in program.buffers]
     for index, size_bytes in (sizes or {}).items():
         wanted[index] = size_bytes

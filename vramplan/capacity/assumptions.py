@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from vramplan.capacity.constants import constants
 from vramplan.capacity.load import names_of
+from vramplan.capacity.measured import decode_fps, pcie_gb_s
+from vramplan.capacity.readings import InferRate
 from vramplan.capacity.solve import CardPlan
 from vramplan.capacity.span import Span
 from vramplan.capacity.vram import FRAMES_WAITING
@@ -51,12 +53,19 @@ def _modelled(plan: CardPlan) -> Iterator[Assumption]:
     load, fit = plan.load, constants()
     waiting = f"{FRAMES_WAITING[0]}–{FRAMES_WAITING[1]}–{FRAMES_WAITING[2]}"
     yield _premise("frames_waiting", waiting, "", "decoded frames of a stream between decoder and model")
+    measured = load.given.readings.infer_rate(load.engines[0].precision)
     if load.given.infer_fps is None:
-        yield _ratio("engine_over_model", fit.engine, "--infer-fps")
+        if measured is None:
+            yield _ratio("engine_over_model", fit.engine, "--infer-fps")
+        else:
+            yield _measured(measured)
         yield _ratio("pipeline_over_engine", fit.pipeline, "--infer-fps")
-    if load.given.decode_fps is None and load.decode == "gpu":
+    videos = [stream.video for stream in load.streams]
+    uses_note = any((load.given.readings.decode_fps(video) or decode_fps(plan.gpu, video)) is None for video in videos)
+    if load.given.decode_fps is None and load.decode == "gpu" and uses_note:
         yield _ratio("decoder_over_note", fit.decoder, "--decode-fps")
-    yield _ratio("pcie_over_raw", fit.pcie, "")
+    if pcie_gb_s(plan.gpu) is None:
+        yield _ratio("pcie_over_raw", fit.pcie, "")
 
 
 def describe(stream: Stream) -> str:
@@ -72,6 +81,16 @@ def _ordinal(number: int) -> str:
 
 def _premise(name: str, value: str, flag: str, source: str) -> Assumption:
     return Assumption(name=name, value=value, flag=flag, evidence=Evidence.ASSUMED, source=source)
+
+
+def _measured(rate: InferRate) -> Assumption:
+    return Assumption(
+        name="inference",
+        value=f"measured with {rate.how} at batch {rate.batch}: TensorRT is usually faster",
+        flag="--infer-fps",
+        evidence=rate.fps.evidence,
+        source=rate.fps.sources[0],
+    )
 
 
 def _ratio(name: str, span: Span, flag: str) -> Assumption:

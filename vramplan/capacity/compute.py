@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from vramplan.capacity.constants import Constants, constants
 from vramplan.capacity.facts import known
+from vramplan.capacity.measured import bandwidth_gb_s, peak_tflops
 from vramplan.capacity.span import Span
 from vramplan.capacity.work import FrameWork
 from vramplan.gpus import Gpu
@@ -48,12 +49,12 @@ class Speeds:
 
 
 def speeds(gpu: Gpu, arithmetic: str, fit: Constants | None = None) -> Speeds:
-    """The clock, bandwidth and peak of *gpu*; blanks are spans over comparable cards."""
+    """The clock, bandwidth and peak of *gpu*; blanks are spans over comparable cards; a calibration corrects the last two."""
     fit = fit or constants()
     return Speeds(
         clock_mhz=known(gpu, lambda card: card.boost_mhz, "boost clock"),
-        bandwidth_gb_s=known(gpu, lambda card: card.memory_bandwidth_gb_s, "memory bandwidth"),
-        peak_tflops=_peak(gpu, arithmetic),
+        bandwidth_gb_s=bandwidth_gb_s(gpu, known(gpu, lambda card: card.memory_bandwidth_gb_s, "memory bandwidth")),
+        peak_tflops=peak_tflops(gpu, arithmetic, _peak(gpu, arithmetic)),
         efficiency=fit.efficiency(arithmetic),
     )
 

@@ -4,6 +4,8 @@ The rate of an engine is NVIDIA's own for 1080p (``nvdec.csv``), scaled by the c
 a frame, with the spread between that note and what others saw (``decoder`` in ``constants.toml``). Jetson modules publish
 how many 1080p30 streams the whole module decodes (``vendor_decode.csv`` and the catalogue); that is used instead.
 
+A calibration (`vramplan calibrate`) knows the rate of this very card and driver for its clips: it comes first.
+
 Known limits: the bit rate is not a parameter (vendor rates hold for ordinary ones); engines of one card are taken as equal;
 MJPEG goes through other units (NVJPG engines, or CUDA kernels of nvJPEG) whose rates nobody publishes in one place.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from vramplan.capacity.constants import constants
 from vramplan.capacity.facts import comparable, nearest
+from vramplan.capacity.measured import decode_fps
 from vramplan.capacity.span import Span
 from vramplan.errors import InternalError
 from vramplan.gpus import Gpu, all_gpus
@@ -73,15 +76,38 @@ class NoDecoder:
     reason: str
 
 
-def decoder_of(gpu: Gpu, video: Video, *, engine_count: int | None = None, fps: float | None = None) -> Decoder | NoDecoder:
+def decoder_of(
+    gpu: Gpu, video: Video, *, engine_count: int | None = None, fps: float | None = None, measured: Span | None = None
+) -> Decoder | NoDecoder:
     """The decoders of *gpu* for *video*.
 
-    ``engine_count`` and ``fps`` (of the whole card, for this video) replace what the catalogue says.
+    ``engine_count`` and ``fps`` (of the whole card, for this video) replace what the catalogue says. ``measured`` is what
+    was measured for this very video, which comes before a calibration.
     """
     if fps is not None:
         count = engine_count or 1
         rate = Span.of(fps / count, Evidence.ASSUMED, "decode rate given by the user")
         return Decoder(engines=Span.of(count, Evidence.ASSUMED), engine_fps=rate)
+    measured = measured or decode_fps(gpu, video)
+    if measured is None:
+        return _published(gpu, video, engine_count)
+    return _calibrated(measured, engine_count, _published(gpu, video, None))
+
+
+def _calibrated(measured: Span, engine_count: int | None, otherwise: Decoder | NoDecoder) -> Decoder:
+    """The rate was measured for all engines together, as many as are published; *engine_count* is how many of them count.
+
+    A rate that was still growing with the sessions is one that the decoders exceed: it reaches up to what is published.
+    """
+    all_engines = otherwise.engines.nominal if isinstance(otherwise, Decoder) else engine_count or 1
+    if measured.missing and isinstance(otherwise, Decoder):
+        measured = replace(measured, high=max(measured.high, otherwise.fps.high))
+    engines = Span.of(engine_count or all_engines, Evidence.MEASURED)
+    return Decoder(engines=engines, engine_fps=measured.scaled(1 / all_engines))
+
+
+def _published(gpu: Gpu, video: Video, engine_count: int | None) -> Decoder | NoDecoder:
+    """What the vendor says, where nobody measured."""
     if video.codec is Codec.MJPEG:
         reason = "nobody publishes MJPEG rates card by card (NVJPG engines, nvJPEG on the cores)"
         return NoDecoder(supported=None, reason=reason)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from vramplan.capacity.readings import Readings
 from vramplan.capacity.work import FrameWork
 from vramplan.errors import UsageError
 from vramplan.ranges import Evidence, Range
@@ -90,12 +91,16 @@ class Topology:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What the user measured or knows better than the catalogue; None is not given. Rates are of the whole card."""
+    """What the user measured or knows better than the catalogue; None is not given. Rates are of the whole card.
+
+    ``readings`` were measured for this plan; what the user gives wins over them.
+    """
 
     nvdec_count: int | None = None
     decode_fps: float | None = None
     infer_fps: float | None = None
     vram_bytes: int | None = None
+    readings: Readings = field(default_factory=Readings)
 
     def __post_init__(self) -> None:
         for what, value in (("nvdec", self.nvdec_count), ("decode-fps", self.decode_fps), ("infer-fps", self.infer_fps)):

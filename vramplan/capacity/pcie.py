@@ -12,13 +12,12 @@ from __future__ import annotations
 from vramplan.capacity.constants import constants
 from vramplan.capacity.limits import Limit
 from vramplan.capacity.load import Load
+from vramplan.capacity.measured import pcie_gb_s
 from vramplan.capacity.span import Span
 from vramplan.gpus import Gpu
+from vramplan.gpus.link import LANE_GB_S
 from vramplan.ranges import Evidence
 from vramplan.video import Codec, Stream
-
-LANE_GB_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
-"""Raw rate of one lane and direction by PCIe generation, encoding taken off (PCI-SIG): 16 lanes of generation 4 are 31.5."""
 
 BITS_PER_PX = (0.03, 0.1, 0.3)
 """Bits a compressed pixel takes, low – nominal – high: 6 Mbit/s at 1080p30 is 0.1. MJPEG takes about ten times as much."""
@@ -32,6 +31,8 @@ def pcie_limit(gpu: Gpu, load: Load) -> Limit:
     if gpu.unified_memory:
         reason = "CPU and GPU share one memory: nothing crosses a bus"
         return Limit(name="pcie", unit="GB/s", capacity=None, demand=None, applies=False, reason=reason)
+    if (measured := pcie_gb_s(gpu)) is not None:
+        return Limit(name="pcie", unit="GB/s", capacity=measured, demand=_demand(load))
     if gpu.pcie_generation is None or gpu.pcie_lane_count is None:
         return Limit(name="pcie", unit="GB/s", capacity=None, demand=None, reason=f"the PCIe link of {gpu.name} is not known")
     raw = LANE_GB_S[gpu.pcie_generation] * gpu.pcie_lane_count

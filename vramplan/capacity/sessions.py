@@ -13,12 +13,16 @@ growth for each session after the first, against this rule:
 
 The first session of a process takes a little more than the later ones: that is `PROCESS_BYTES`, paid once.
 
+A calibration has what a session of its clip took on the card itself; `session_bytes_on` takes that for the nominal value.
+
 Known limits: interlaced and 4:2:2 or 4:4:4 video, and AV1 film grain (which keeps every frame twice), are not modelled;
 VP9, AV1 and MJPEG follow the same rule without a measurement.
 """
 
 from __future__ import annotations
 
+from vramplan.capacity import measured
+from vramplan.gpus import Calibration, Gpu
 from vramplan.ranges import Evidence, Range
 from vramplan.units import MIB
 from vramplan.video import Codec, Video
@@ -85,3 +89,25 @@ def session_bytes(video: Video, *, reference_count: int | None = None, in_flight
     page_bytes = -(-video.coded_frame_bytes // PAGE_BYTES) * PAGE_BYTES
     low, nominal, high = (FIXED_BYTES + frames * page_bytes for frames in map(sum, zip(references, in_flight, strict=True)))
     return Range(low_bytes=low, nominal_bytes=nominal, high_bytes=high, evidence=Evidence.BOUNDED)
+
+
+def session_bytes_on(gpu: Gpu, video: Video) -> tuple[Range, Calibration | None]:
+    """What one more session takes on *gpu*, and the calibration behind it (None: the rule alone).
+
+    Nominal is the measured clip's; for another size the rule's, by the ratio of the two for the clip. The ends stay the rule's
+    where they are wider: they come from streams with other references and programs with other queues, not from the card.
+    """
+    rule = session_bytes(video)
+    found = measured.session_bytes(gpu, video)
+    if found is None:
+        return rule, None
+    clip, calibration = found
+    of_clip = Video(width_px=clip.width, height_px=clip.height, codec=video.codec)
+    is_same = of_clip.macroblock_count == video.macroblock_count
+    nominal = (clip.session_bytes or 0) * rule.nominal_bytes // session_bytes(of_clip).nominal_bytes
+    return Range(
+        low_bytes=min(rule.low_bytes, nominal),
+        nominal_bytes=nominal,
+        high_bytes=max(rule.high_bytes, nominal),
+        evidence=Evidence.MEASURED if is_same else Evidence.BOUNDED,
+    ), calibration

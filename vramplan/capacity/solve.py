@@ -91,10 +91,10 @@ class CardPlan:
         return min(int(count) for count in counts)
 
 
-def solve(gpu: Gpu, load: Load) -> CardPlan:
-    """The four limits of *gpu* under *load*, at the given or the best batch."""
+def solve(gpu: Gpu, load: Load, *, batch: int | None = None) -> CardPlan:
+    """The four limits of *gpu* under *load*, at *batch*, else at the given or the best one."""
     decode, pcie = decode_limit(gpu, load), pcie_limit(gpu, load)
-    batch = load.topology.batch or _best_batch(gpu, load, decode, pcie)
+    batch = batch or load.topology.batch or _best_batch(gpu, load, decode, pcie)
     limits = {
         "vram": vram_limit(gpu, load, batch),
         "decode": decode,
@@ -113,7 +113,10 @@ def decode_limit(gpu: Gpu, load: Load) -> Limit:
         return Limit(name="decode", unit="fps", capacity=None, demand=None, reason=reason)
     decoders = []
     for stream in load.streams:
-        decoder = decoder_of(gpu, stream.video, engine_count=load.given.nvdec_count, fps=load.given.decode_fps)
+        measured = load.given.readings.decode_fps(stream.video)
+        decoder = decoder_of(
+            gpu, stream.video, engine_count=load.given.nvdec_count, fps=load.given.decode_fps, measured=measured
+        )
         if isinstance(decoder, NoDecoder):
             return _no_decoder(decoder)
         if decoder.engine_fps.high < stream.video.fps:
@@ -155,6 +158,8 @@ def compute_limit(gpu: Gpu, load: Load, batch: int) -> Limit:
     """Frames a second of the whole pipeline against those of the average camera that reach the models."""
     if load.given.infer_fps is not None:
         rate = Span.of(load.given.infer_fps, Evidence.ASSUMED, "inference rate given by the user")
+    elif measured := load.given.readings.infer_rate(load.engines[0].precision):
+        rate = measured.fps
     else:
         works = [engine.work for engine in load.engines]
         rate = engine_fps(works, gpu, batch).times(constants().pipeline)

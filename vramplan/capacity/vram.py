@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from vramplan.capacity.limits import Limit
 from vramplan.capacity.load import EngineMemory, Load, Topology
-from vramplan.capacity.sessions import PROCESS_BYTES, session_bytes
+from vramplan.capacity.sessions import PROCESS_BYTES, session_bytes_on
 from vramplan.capacity.span import Span
 from vramplan.gpus import Gpu, context_bytes, usable_bytes, usable_reason
 from vramplan.ranges import Evidence, Range, weakest
@@ -54,17 +54,17 @@ def vram_limit(gpu: Gpu, load: Load, batch: int) -> Limit:
         evidence=weakest((have.evidence, once.evidence)),
         sources=(source, f"margin {load.margin}"),
     )
-    return Limit(name="vram", unit="bytes", capacity=capacity, demand=_span(per_stream))
+    return Limit(name="vram", unit="bytes", capacity=capacity, demand=_span(per_stream, _session_sources(gpu, load)))
 
 
 def stream_bytes(gpu: Gpu, load: Load, batch: int) -> Range:
     """What the average stream of the mix takes; with a process per stream, the process too."""
-    streams = [_scaled(_own_bytes(stream, load), stream.count) for stream in load.streams]
+    streams = [_scaled(_own_bytes(gpu, stream, load), stream.count) for stream in load.streams]
     mean = _scaled(_sum(streams), 1, load.count)
     return mean + _process(gpu, load, batch) if load.topology.processes is None else mean
 
 
-def _own_bytes(stream: Stream, load: Load) -> Range:
+def _own_bytes(gpu: Gpu, stream: Stream, load: Load) -> Range:
     frame = stream.video.frame_bytes
     waiting = Range(
         low_bytes=FRAMES_WAITING[0] * frame,
@@ -73,7 +73,16 @@ def _own_bytes(stream: Stream, load: Load) -> Range:
         evidence=Evidence.ASSUMED,
     )
     own = waiting + load.extra
-    return own + session_bytes(stream.video) if load.decode == "gpu" else own
+    return own + session_bytes_on(gpu, stream.video)[0] if load.decode == "gpu" else own
+
+
+def _session_sources(gpu: Gpu, load: Load) -> tuple[str, ...]:
+    """What decode sessions are known by, for each kind of camera."""
+    if load.decode != "gpu":
+        return ()
+    found = [session_bytes_on(gpu, stream.video)[1] for stream in load.streams]
+    rule = "the rule fitted to H200 readings"
+    return tuple(dict.fromkeys(f"decode session by {rule if each is None else each.source}" for each in found))
 
 
 def _once(gpu: Gpu, load: Load, batch: int) -> Range:
@@ -118,13 +127,13 @@ def _scaled(size: Range, factor: int, divisor: int = 1) -> Range:
     )
 
 
-def _span(size: Range) -> Span:
+def _span(size: Range, sessions: tuple[str, ...]) -> Span:
     return Span(
         low=size.low_bytes,
         nominal=size.nominal_bytes,
         high=size.high_bytes,
         evidence=size.evidence,
-        sources=("decode session by the rule fitted to H200 readings; frames waiting and extra are assumptions",),
+        sources=(*sessions, "frames waiting and extra are assumptions"),
     )
 
 

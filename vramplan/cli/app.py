@@ -6,9 +6,15 @@ from typing import Annotated
 
 import typer
 
+from vramplan.cli.calibrate import calibrate_command
+from vramplan.cli.doctor import doctor_command
 from vramplan.cli.estimate import estimate_command
 from vramplan.cli.gpus import gpus_command
+from vramplan.cli.measure import measure_command
+from vramplan.cli.replay import replay_command
 from vramplan.cli.streams import streams_command
+from vramplan.cli.verify import verify_command
+from vramplan.cli.watch import watch_command
 
 app = typer.Typer(
     name="vramplan",
@@ -19,6 +25,12 @@ app = typer.Typer(
 )
 app.command("estimate", short_help="How much GPU memory a model takes, part by part.")(estimate_command)
 app.command("streams", short_help="How many video streams a card carries, and what stops the next one.")(streams_command)
+app.command("measure", short_help="Run a model on this machine's GPU, and report what it took.")(measure_command)
+app.command("verify", short_help="Estimate and measurement side by side, part by part.")(verify_command)
+app.command("replay", short_help="A recorded run's memory, and whether the allocator's replay is equal.")(replay_command)
+app.command("watch", short_help="A GPU at work, and three signs that it could do better.")(watch_command)
+app.command("doctor", short_help="What this machine has, what is missing, and what to type.")(doctor_command)
+app.command("calibrate", short_help="Measure this machine's GPU once; later estimates use it.")(calibrate_command)
 app.command("gpus", short_help="The cards that are known, or all facts of one.")(gpus_command)
 
 

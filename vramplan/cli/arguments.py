@@ -95,6 +95,16 @@ def read_size(flag: str, text: str | None) -> int | None:
     return size_bytes
 
 
+def check_sections(*, peak: bool, layers: bool, top: int | None, csv: bool) -> None:
+    """UsageError for a --top that limits nothing, and for two tables in one CSV."""
+    if top is not None and top < 1:
+        raise UsageError(f"--top: {top} is not a whole number from 1", hint="Write it like --top 10")
+    if top is not None and not (peak or layers):
+        raise UsageError("--top needs --peak or --layers", hint="Add the one whose rows it limits.")
+    if csv and peak and layers:
+        raise UsageError("--csv has one table: --peak and --layers exclude each other", hint="Run the command once for each.")
+
+
 def _positive(flag: str, text: str, most: int) -> int:
     """A whole number from 1 to *most*."""
     word = text.strip()

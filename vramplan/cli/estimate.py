@@ -47,7 +47,7 @@ def estimate_command(
     if not model:
         raise UsageError("no model is named", hint="Try `vramplan estimate yolov8s`, or name an .onnx file.")
     _refuse(compile_module=compile_module, cuda_graphs=cuda_graphs)
-    _check_sections(peak=peak, layers=layers, top=top, csv=csv)
+    arguments.check_sections(peak=peak, layers=layers, top=top, csv=csv)
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
     budget_bytes = arguments.read_size("--budget", budget)
     card = _card(gpu, vram)
@@ -92,23 +92,15 @@ def _default_precisions(model: str, runtimes: list[str | None]) -> str:
     return flags.DEFAULT_PRECISIONS
 
 
-def _check_sections(*, peak: bool, layers: bool, top: int | None, csv: bool) -> None:
-    if top is not None and top < 1:
-        raise UsageError(f"--top: {top} is not a whole number from 1", hint="Write it like --top 10")
-    if top is not None and not (peak or layers):
-        raise UsageError("--top needs --peak or --layers", hint="Add the one whose rows it limits.")
-    if csv and peak and layers:
-        raise UsageError("--csv has one table: --peak and --layers exclude each other", hint="Run the command once for each.")
-
-
 def _card(gpu: str | None, vram: str | None) -> Gpu | None:
-    from vramplan.gpus import custom_gpu, find_gpu  # noqa: PLC0415  keeps start-up fast
+    from vramplan.device.this_gpu import find_card  # noqa: PLC0415  keeps start-up fast
+    from vramplan.gpus import custom_gpu  # noqa: PLC0415
 
     if gpu is not None and vram is not None:
         raise UsageError("--gpu and --vram exclude each other", hint="--vram is for a card that is not listed.")
     if vram_bytes := arguments.read_size("--vram", vram):
         return custom_gpu(vram_bytes)
-    return None if gpu is None else find_gpu(gpu)
+    return None if gpu is None else find_card(gpu)
 
 
 def _emit(target: Output, report: Report) -> None:

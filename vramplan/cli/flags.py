@@ -13,6 +13,7 @@ Model = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help="An .onnx file, a built-in model (yolov8s), or a PyTorch model: file.py:factory."),
 ]
+RecordingFile = Annotated[str | None, typer.Argument(metavar="FILE", help="A recorded run: a .json or .json.gz file.")]
 GpuName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One card: 3090, t4, 'agx orin 64'.")]
 
 Batches = Annotated[list[str] | None, typer.Option("-b", "--batch", metavar="N,…", help="Batch sizes, such as 1,4,8.")]
@@ -40,7 +41,9 @@ Compile = Annotated[bool, typer.Option("--compile", help="PyTorch: torch.compile
 CudaGraphs = Annotated[bool, typer.Option("--cuda-graphs", help="PyTorch: CUDA graphs are not modelled yet.", hidden=True)]
 Workspace = Annotated[str | None, typer.Option("--workspace", metavar="SIZE", help="The builder's workspace limit: 1GiB.")]
 
-CardName = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="The card: 3090, t4, a100-40gb.")]
+CardName = Annotated[
+    str | None, typer.Option("--gpu", metavar="NAME", help="The card: 3090, t4, a100-40gb; auto: this machine's.")
+]
 Vram = Annotated[str | None, typer.Option("--vram", metavar="SIZE", help="Memory of a card that is not listed: 24GiB.")]
 Budget = Annotated[str | None, typer.Option("--budget", metavar="SIZE", help="What it may take: 8GiB. Exit 1 when over.")]
 
@@ -54,11 +57,37 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown tab
 OutputFile = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there: .json, .csv, .md, .txt.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file of -o if it exists.")]
 
+OneBatch = Annotated[str | None, typer.Option("-b", "--batch", metavar="N", help="The batch size.")]
+OnePrecision = Annotated[str, typer.Option("--precision", metavar="P", help="as-is, fp32, fp16, bf16, autocast-fp16.")]
+OneRuntime = Annotated[str | None, typer.Option("--runtime", metavar="R", help="What runs the model: torch.")]
+GpuIndex = Annotated[int | None, typer.Option("--gpu-index", metavar="N", help="Which GPU, as nvidia-smi counts.")]
+MemoryLimit = Annotated[str | None, typer.Option("--memory-limit", metavar="SIZE", help="What the run may take: 8GiB.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds after which the run is ended.")]
+Wait = Annotated[float, typer.Option("--wait", metavar="S", help="Seconds to wait for another measurement on the GPU.")]
+RecordFile = Annotated[
+    str | None, typer.Option("--record", metavar="FILE", help="Save the allocator's events: run.json.gz, for `replay`.")
+]
+FindMaxBatch = Annotated[bool, typer.Option("--find-max-batch", help="Search the largest batch that runs.")]
+Tolerance = Annotated[str, typer.Option("--tolerance", metavar="T", help="How far the total may be off: 5%.")]
+ForceRun = Annotated[bool, typer.Option("--force", help="Run although it may not fit; replace files that exist.")]
+
+ShowCalibrations = Annotated[bool, typer.Option("--show", help="Measure nothing: show what is stored.")]
+ExportCalibration = Annotated[
+    str | None, typer.Option("--export", metavar="FILE", help="Measure nothing: write the newest stored calibration there.")
+]
+ImportCalibration = Annotated[
+    str | None, typer.Option("--import", metavar="FILE", help="Measure nothing: store a calibration of another machine.")
+]
+StoredCard = Annotated[
+    str | None, typer.Option("--gpu", metavar="NAME", help="With --show and --export: only calibrations of this card.")
+]
+ForceCalibration = Annotated[bool, typer.Option("--force", help="Measure with less than 4 GiB free; replace files that exist.")]
+
 StreamModels = Annotated[
     list[str] | None, typer.Argument(metavar="[MODEL]…", help="Models that look at every frame. Default: yolov8s.")
 ]
 CardNames = Annotated[
-    list[str] | None, typer.Option("--gpu", metavar="NAME,…", help="The card: 3090; several: 3090,t4,l4; or all.")
+    list[str] | None, typer.Option("--gpu", metavar="NAME,…", help="The card: 3090; several: 3090,t4,l4; auto; or all.")
 ]
 VideoName = Annotated[str, typer.Option("--video", metavar="V", help="1080p30, 4k25, 720p, 1280x720@15.")]
 CodecName = Annotated[str, typer.Option("--codec", metavar="C", help="h264, hevc, av1, vp9 or mjpeg.")]
@@ -80,6 +109,12 @@ Require = Annotated[int | None, typer.Option("--require", metavar="N", help="Str
 Nvdec = Annotated[int | None, typer.Option("--nvdec", metavar="N", help="Decoder engines of the card.")]
 DecodeFps = Annotated[float | None, typer.Option("--decode-fps", metavar="F", help="Measured decode rate of the whole card.")]
 InferFps = Annotated[float | None, typer.Option("--infer-fps", metavar="F", help="Measured inference rate of the whole card.")]
+MeasureRates = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Decode clips and run the models on this machine's GPU first: their rates are used. Runs their code."
+    ),
+]
 AnyVram = Annotated[
     str | None, typer.Option("--vram", metavar="SIZE", help="Memory that CUDA can allocate; needs no --gpu: 24GiB.")
 ]

@@ -57,7 +57,7 @@ class Output:
             raise UsageError(f"--{asked[0]} and --{asked[1]} exclude each other", hint="Run the command once for each.")
         if path is None:
             return cls(format=asked[0] if asked else Format.TABLE, path=None, force=force)
-        from vramplan.report.files import check_target  # noqa: PLC0415  keeps start-up fast
+        from vramplan.files import check_target  # noqa: PLC0415  keeps start-up fast
 
         target = Path(path)
         check_target(target, force=force)
@@ -87,7 +87,7 @@ class Output:
     def emit(self, text: str) -> None:
         """Write *text*, all of it."""
         if self.path is not None:
-            from vramplan.report.files import write_atomically  # noqa: PLC0415  keeps start-up fast
+            from vramplan.files import write_atomically  # noqa: PLC0415  keeps start-up fast
 
             write_atomically(self.path, text, force=self.force)
             typer.echo(f"wrote {self.path}", err=True)

@@ -41,6 +41,7 @@ def streams_command(
     dim: flags.Dims = None,
     shape: flags.Shapes = None,
     allow_pickle: flags.AllowPickle = False,
+    measure: flags.MeasureRates = False,
     json: flags.Json = False,
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
@@ -83,6 +84,7 @@ def streams_command(
         shapes=shapes,
         dims=dims,
         allow_pickle=allow_pickle,
+        measure=measure,
     )
     _emit(target, plan)
     return 1 if plan.fits is False else 0

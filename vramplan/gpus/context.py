@@ -1,8 +1,9 @@
 """What a process takes on the GPU before it allocates anything: the CUDA context and the libraries' kernels.
 
-Readings are in ``context.csv``; only those of the H200 and the H100 are measured by us. For other cards there is one rule,
-read off them: the driver reserves memory for every thread that can be resident (stack and local memory; a stack is 1 KiB by
-default), and 2 KiB a thread gives the bare contexts to 4 % on the three cards with a current driver:
+Readings are in ``context.csv``, and in calibrations, which come first: `vramplan calibrate` measures PyTorch's context on the
+user's own card and driver. Of the file, only those of the H200 and the H100 are measured by us. For other cards there is one
+rule, read off them: the driver reserves memory for every thread that can be resident (stack and local memory; a stack is 1
+KiB by default), and 2 KiB a thread gives the bare contexts to 4 % on the three cards with a current driver:
 
     H200          132 SM x 2048 threads x 2 KiB = 528 MiB   read 526.8
     RTX 6000 Ada  142 SM x 1536 threads x 2 KiB = 426 MiB   read 426
@@ -19,10 +20,13 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vramplan.errors import UsageError, close_matches
+from vramplan.gpus.calibration import Calibration
+from vramplan.gpus.calibration_store import calibrations_of, shipped_calibrations
 from vramplan.gpus.catalogue import Gpu, all_gpus
 from vramplan.gpus.medians import lower_median
 from vramplan.ranges import Evidence, Range
@@ -63,9 +67,26 @@ class ContextReading:
             raise ValueError(f"not a reading: {self.context_bytes}")
 
 
-@functools.cache
 def context_readings() -> tuple[ContextReading, ...]:
-    """Every reading of ``context.csv``."""
+    """Every reading of ``context.csv`` and of the calibrations that came with vramplan."""
+    return (*_read_file(), *(reading for each in shipped_calibrations() for reading in _readings_of(each)))
+
+
+def _readings_of(calibration: Calibration) -> Iterator[ContextReading]:
+    for item in calibration.context:
+        yield ContextReading(
+            gpu_key=calibration.gpu.key,
+            runtime=item.runtime,
+            stage=item.stage,
+            context_bytes=item.context_bytes,
+            evidence=Evidence.MEASURED,
+            versions=", ".join(f"{name} {calibration.environment[name]}" for name in ("driver", "torch")),
+            source=calibration.source,
+        )
+
+
+@functools.cache
+def _read_file() -> tuple[ContextReading, ...]:
     text = Path(__file__).with_name("context.csv").read_text(encoding="utf-8")
     return tuple(
         ContextReading(
@@ -101,10 +122,12 @@ def _context(gpu: Gpu | None, runtime: str, uses_gemm: bool | None) -> tuple[Ran
         raise UsageError(f"unknown runtime {runtime[:80]!r}", hint=close_matches(runtime, RUNTIMES))
     if gpu is None:
         return _of_any_card(runtime)
-    if runtime == "torch" and _measured(gpu.key, runtime, "first_gemm"):
-        return _measured_torch(gpu, uses_gemm)
-    if gpu.key == _H200:
+    if runtime == "torch" and (own := _calibration(gpu.key, "first_tensor", "first_gemm")):
+        return _calibrated_torch(own, uses_gemm)
+    if gpu.key == _H200 and _measured(_H200, "torch", "first_gemm"):
         return _measured_onnxruntime() if runtime == "onnxruntime" else _between_measured()
+    if calibration := _calibration(gpu.key, "context", "first_gemm"):
+        return _between_calibrated(calibration)
     bare = bare_context_bytes(gpu)
     if bare is None:
         return _of_any_card(runtime)
@@ -122,13 +145,34 @@ def _measured(gpu_key: str, runtime: str, stage: str) -> list[int]:
     return sorted(reading.context_bytes for reading in own if (reading.gpu_key, reading.runtime, reading.stage) == wanted)
 
 
-def _measured_torch(gpu: Gpu, uses_gemm: bool | None) -> tuple[Range, str]:
-    (without,) = _measured(gpu.key, "torch", "first_convolution")
-    (with_gemm,) = _measured(gpu.key, "torch", "first_gemm")
+def _calibration(gpu_key: str, *stages: str) -> Calibration | None:
+    """The first calibration of a card that has PyTorch's context at all of *stages*."""
+    found = (each for each in calibrations_of(gpu_key) if all(each.context_at("torch", stage) for stage in stages))
+    return next(found, None)
+
+
+def _calibrated_torch(calibration: Calibration, uses_gemm: bool | None) -> tuple[Range, str]:
+    """A reading of one process each: what a model loads beyond the first convolution and matrix product is not in it."""
+    stages = {
+        stage: calibration.context_at("torch", stage) or 0 for stage in ("first_tensor", "first_convolution", "first_gemm")
+    }
+    with_gemm = stages["first_gemm"]
+    without = min(stages["first_convolution"] or stages["first_tensor"], with_gemm)
     low = with_gemm if uses_gemm else without
     high = without if uses_gemm is False else with_gemm
-    reason = "Measured on this card (driver 580.159.04) with torch 2.11; the first matrix product adds 64 MiB."
+    reason = f"Measured: {calibration.source}; the first matrix product adds {(with_gemm - without) / MIB:.0f} MiB."
     return Range(low_bytes=low, nominal_bytes=high, high_bytes=high, evidence=Evidence.MEASURED), reason
+
+
+def _between_calibrated(calibration: Calibration) -> tuple[Range, str]:
+    """A runtime that was not measured: it needs a context, and is taken to load no more kernels than PyTorch does."""
+    bare, with_gemm = sorted(calibration.context_at("torch", stage) or 0 for stage in ("context", "first_gemm"))
+    nominal = min(bare + _spread()[2], with_gemm)
+    reason = (
+        f"Not measured with this runtime: low is a bare CUDA context, high PyTorch with its kernels ({calibration.source}),"
+        " nominal the context and what libraries add on other cards."
+    )
+    return Range(low_bytes=bare, nominal_bytes=nominal, high_bytes=with_gemm, evidence=Evidence.BOUNDED), reason
 
 
 def _measured_onnxruntime() -> tuple[Range, str]:

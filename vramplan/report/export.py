@@ -25,15 +25,18 @@ SCHEMA_VERSION = 1
 
 def estimate_json(report: Report) -> str:
     """One object: ``schema_version``, ``model``, ``gpu``, ``rows`` and ``verdict``; sizes in bytes."""
+    return to_json(estimate_content(report))
+
+
+def estimate_content(report: Report) -> dict[str, Any]:
+    """What `estimate_json` says, to which other commands add."""
     cells = report.cells
-    return to_json(
-        {
-            "model": _model(cells[0].model),
-            "gpu": _gpu(cells[0].gpu) if cells[0].gpu else None,
-            "rows": [_row(cell, shows_layers=report.shows_layers) for cell in cells],
-            "verdict": _verdict(report.verdict),
-        }
-    )
+    return {
+        "model": _model(cells[0].model),
+        "gpu": _gpu(cells[0].gpu) if cells[0].gpu else None,
+        "rows": [_row(cell, shows_layers=report.shows_layers) for cell in cells],
+        "verdict": _verdict(report.verdict),
+    }
 
 
 def to_json(content: Mapping[str, Any]) -> str:
@@ -60,13 +63,17 @@ def to_csv(rows: Sequence[Row]) -> str:
 def estimate_markdown(report: Report) -> str:
     """The table of the terminal in Markdown, with its headline, footnotes and sentence."""
     name, *facts = headline(report.cells)
-    lines = [f"**{_escape(name)}**{SEPARATOR}{_escape(SEPARATOR.join(facts))}", ""]
+    lines = [f"**{escaped(name)}**{SEPARATOR}{escaped(SEPARATOR.join(facts))}", ""]
     lines += to_markdown(budget_grid(report.cells, report.verdict.limit_bytes))
     for note in footnotes(report.cells, report.verdict):
-        lines += ["", _escape(note)]
+        lines += ["", escaped(note)]
+    for section in report.sections:
+        lines += ["", f"**{escaped(section.title)}**", ""]
+        lines += [*to_markdown(section.grid), ""] if section.grid else []
+        lines.append(escaped(section.sentence))
     sentence, *tries = verdict_lines(report.verdict)
-    lines += ["", f"**{_escape(sentence)}**", ""]
-    lines += [f"- {_escape(line.strip())}" for line in tries]
+    lines += ["", f"**{escaped(sentence)}**", ""]
+    lines += [f"- {escaped(line.strip())}" for line in tries]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -78,7 +85,7 @@ def to_markdown(grid: Grid) -> Iterator[str]:
     rules = ("-" * width if side == "<" else "-" * (width - 1) + ":" for width, side in zip(widths, sides, strict=True))
     yield "| " + " | ".join(rules) + " |"
     for row in grid.rows:
-        yield _markdown_row(tuple(map(_escape, row)), widths, sides)
+        yield _markdown_row(tuple(map(escaped, row)), widths, sides)
 
 
 def _markdown_row(cells: Sequence[str], widths: Sequence[int], sides: Sequence[str]) -> str:
@@ -86,7 +93,7 @@ def _markdown_row(cells: Sequence[str], widths: Sequence[int], sides: Sequence[s
     return "| " + " | ".join(texts) + " |"
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is: names of tensors are full of underscores and stars."""
     return "".join("\\" + char if char in "\\|*_`<[" else char for char in text)
 

@@ -24,7 +24,7 @@ def headline(cells: Sequence[Estimate]) -> tuple[str, ...]:
     runtimes = ", ".join(dict.fromkeys(cell.runtime for cell in cells))
     return (
         shorten(model.name, 60),
-        f"{count_text(model.parameters)} parameters",
+        *(() if model.parameters is None else (f"{count_text(model.parameters)} parameters",)),
         listed(shapes, SHOWN_INPUTS) or "no inputs",
         runtimes,
         _card(cells[0].gpu),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 from vramplan.report.grid import Grid
 from vramplan.report.rounding import Scale, add_up, scale_for
@@ -60,19 +61,31 @@ def layer_scale(cell: Estimate) -> Scale:
 
 
 def layer_grid(cell: Estimate, top: int | None, width: int) -> Grid:
-    """Layers in execution order; with *top* those with the largest outputs, and one row for the rest."""
+    """Layers in execution order; with *top* those with the largest outputs, and one row for the rest.
+
+    Columns of which nothing is known are left out; ``spared by`` is there when some workspace could be.
+    """
     layers, scale = cell.layers, layer_scale(cell)
     order = range(len(layers)) if top is None else sorted(range(len(layers)), key=lambda index: -layers[index].output_bytes)
     body = [_layer_cells(layers[index], scale) for index in order[:top]]
     rest = [layers[index] for index in order[len(body) :]]
     if rest:
         sums = (sum(layer.output_bytes for layer in rest), sum(layer.weights_bytes for layer in rest))
-        body.append((f"… {len(rest)} more", "", "", "", *map(scale.number, sums), "", ""))
-    headers = ("layer", "kind", "result", "type", "output", "weights", "workspace", "live")
+        body.append((f"… {len(rest)} more", "", "", "", *map(scale.number, sums), "", "", ""))
+    is_known = (
+        True, True, any(layer.output_shape for layer in layers), any(layer.dtype for layer in layers), True,
+        any(layer.weights_bytes for layer in layers), True, True, any(layer.remedy for layer in layers),
+    )  # fmt: skip
+    headers = tuple(compress(LAYER_HEADERS, is_known))
+    body = [tuple(compress(row, is_known)) for row in body]
     others = Grid(headers=headers[1:], rows=tuple(row[1:] for row in body))
     name_width = max(MIN_NAME_WIDTH, width - others.width(gap=1) - 1)
     rows = tuple((shorten(row[0], name_width), *row[1:]) for row in body)
-    return Grid(headers=headers, rows=rows, words=frozenset(headers[:4]))
+    return Grid(headers=headers, rows=rows, words=LAYER_WORDS)
+
+
+LAYER_HEADERS = ("layer", "kind", "result", "type", "output", "weights", "workspace", "live", "spared by")
+LAYER_WORDS = frozenset({*LAYER_HEADERS[:4], "spared by"})
 
 
 def kept_grid(cell: Estimate) -> Grid:
@@ -90,4 +103,5 @@ def _sum(buffers: Sequence[LiveBuffer]) -> int:
 
 def _layer_cells(layer: Layer, scale: Scale) -> tuple[str, ...]:
     sizes = (layer.output_bytes, layer.weights_bytes, layer.workspace_bytes, layer.live_bytes)
-    return (layer.name, layer.kind, shape_text(layer.output_shape), layer.dtype, *map(scale.number, sizes))
+    shape = shape_text(layer.output_shape)
+    return (layer.name, layer.kind, shape, layer.dtype, *map(scale.number, sizes), layer.remedy)

@@ -94,4 +94,5 @@ def _layer_rows(cell: Estimate) -> Iterator[Row]:
             "weights_bytes": layer.weights_bytes,
             "workspace_bytes": layer.workspace_bytes,
             "live_bytes": layer.live_bytes,
+            "remedy": layer.remedy,
         }

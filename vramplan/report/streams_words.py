@@ -154,6 +154,8 @@ def notes(card: CardPlan) -> Iterator[str]:
     for limit in card.limits.values():
         if limit.forced_streams is not None or (not limit.applies and limit.reason):
             yield f"note: {limit.name}: {limit.reason}"
+    for note in card.load.given.readings.notes:
+        yield f"note: {note}"
     if card.missing:
         yield f"note: not in the catalogue, so a range stands in: {'; '.join(card.missing)}"
     if uncounted := [op for engine in card.load.engines for op in engine.work.unknown]:

@@ -32,6 +32,9 @@ def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = Fals
             _draw_peak(canvas, cell, report.top)
         if report.shows_layers:
             _draw_layers(canvas, cell, report.top)
+    for section in report.sections:
+        _draw_section(canvas, section.title, [section.grid] if section.grid else [])
+        canvas.line(section.sentence, style="dim")
     canvas.blank()
     for line in verdict_lines(report.verdict):
         canvas.line(line, style=_verdict_style(report.verdict) if line is report.verdict.sentence else "")

@@ -24,7 +24,10 @@ class PhasePeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One launch: what it runs, what it leaves in memory, and what it needs while it runs (bytes)."""
+    """One launch: what it runs, what it leaves in memory, and what it needs while it runs (bytes).
+
+    ``op_index`` is its op in the program, where it is one; ``remedy`` says what would spare it most of its workspace.
+    """
 
     name: str
     kind: str
@@ -35,6 +38,8 @@ class Layer:
     weights_bytes: int
     workspace_bytes: int
     live_bytes: int
+    op_index: int | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

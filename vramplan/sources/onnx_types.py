@@ -1,4 +1,4 @@
-"""Element types by their ONNX number, the limits of what is read, and how names from a file are shown."""
+"""Element types by their ONNX number, and the limits of what is read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from vramplan.dtypes import DType
 from vramplan.errors import ModelError
+from vramplan.errors import printable as printable  # noqa: PLC0414  every reader of a file needs both
+from vramplan.errors import show as show  # noqa: PLC0414
 from vramplan.units import MAX_BYTES
 
 MAX_NODES = 250_000
@@ -24,24 +26,6 @@ DTYPES = {
     24: DType.FLOAT8_E8M0, 25: DType.UINT2, 26: DType.INT2,
 }  # fmt: skip
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
-
-_SHOWN_CHARS = 80
-
-
-def show(name: str) -> str:
-    """A name from a file as it may stand in an error: quoted, printable, not too long."""
-    text = printable(name)
-    return f"'{text}'" if len(text) <= _SHOWN_CHARS else f"'{text[: _SHOWN_CHARS - 20]}…{text[-19:]}'"
-
-
-def printable(name: str | bytes) -> str:
-    """*name* with control characters and the like written as escapes, so that a file cannot steer a terminal.
-
-    Protobuf hands out bytes when a name is not text; UnicodeDecodeError then.
-    """
-    if isinstance(name, bytes):
-        name = name.decode("utf-8")
-    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def expected_bytes(dtype: DType, dims: Iterable[int]) -> int:

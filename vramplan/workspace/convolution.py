@@ -12,7 +12,7 @@ kernel is cuDNN's and changes with its version: evidence is therefore never bett
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vramplan.dtypes import DType
 from vramplan.ranges import Evidence, Range
@@ -86,10 +86,25 @@ def conv_workspace(call: ConvCall, compute_capability: tuple[int, int] | None, s
 
     Low is none: some kernel without copies nearly always exists. High is all three copies and the partial sums.
     """
+    call = _one_piece(call)
     copies = _copies_bytes(call)
     nominal = _nominal_bytes(call, copies, compute_capability)
     high = sum(copies) + _partial_sums_bytes(sm_count)
     return Range(low_bytes=0, nominal_bytes=nominal, high_bytes=max(high, nominal), evidence=Evidence.BOUNDED)
+
+
+def _one_piece(call: ConvCall) -> ConvCall:
+    """The part of the batch that cuDNN runs at once: kernels count elements in 31 bits.
+
+    Its own answers for larger tensors stay at those of the largest part. PyTorch leaves such tensors to it from cuDNN 9.3 on
+    (``ConvParams::use_cudnn``).
+    """
+    largest = max(math.prod(call.input_shape[1:]), math.prod(call.output_shape[1:]), 1)
+    batch = min(call.input_shape[0], max(1, _MOST_ELEMENTS // largest))
+    return call if batch == call.input_shape[0] else replace(call, input_shape=(batch, *call.input_shape[1:]))
+
+
+_MOST_ELEMENTS = 2**31 - 1
 
 
 def _partial_sums_bytes(sm_count: int | None) -> int:

@@ -19,14 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vramplan.dtypes import DType
+from vramplan.folders import cache_folder
 from vramplan.gpus.catalogue import Gpu
 from vramplan.ranges import Evidence, Range
 from vramplan.units import MIB
 from vramplan.workspace.convolution import ConvCall, conv_workspace
-from vramplan.workspace.cudnn_cache import CudnnCache, Reply, cache_folder, is_reply
+from vramplan.workspace.cudnn_cache import CudnnCache, Reply, is_reply
 from vramplan.workspace.cudnn_devices import capability_of, device_json, has_real_description, is_described
-from vramplan.workspace.cudnn_libraries import installed_libraries
+from vramplan.workspace.cudnn_libraries import installed_libraries, pinned_version
 from vramplan.workspace.cudnn_process import CudnnProcess, cudnn_process
+from vramplan.workspace.ranking import beats_products, names_whole_vectors
 from vramplan.workspace.segments import is_modelled, partial_sums_bytes, shares_tiles
 
 _DEPTHWISE_ENGINE = 57
@@ -152,8 +154,11 @@ class ConvWorkspaces:
         version = f"{answers.version // 10_000}.{answers.version // 100 % 100}.{answers.version % 100}"
         if answers.version < _FIRST_VERSION:
             return f"Convolution workspace is a closed-form bound: cuDNN {version} needs a GPU to answer, 9.8 and later do not."
+        wanted = pinned_version()
+        is_other = wanted not in (None, version)
+        other = f"; your PyTorch runs cuDNN {wanted}, which may ask for other workspaces" if is_other else ""
         described = "read from such a card" if self._is_real else "built from the catalogue"
-        text = f"Convolution workspace is the answer of cuDNN {version} for {self._name} (description {described})"
+        text = f"Convolution workspace is the answer of cuDNN {version} for {self._name} (description {described}){other}"
         if answers.unanswered_count:
             return f"{text}; {answers.unanswered_count} calls it did not answer are closed-form bounds."
         return f"{text}."
@@ -169,9 +174,10 @@ class ConvWorkspaces:
         closed = self._closed_form(call)
         if reply is None or reply["bytes"] is None:
             return closed
-        if call.is_pointwise:
+        if call.is_pointwise and not beats_products(reply, call):
             high = max(closed.nominal_bytes, reply["bytes"]) + self._split_bytes()
-            return _bounded(0, closed.nominal_bytes, high)
+            nominal = 0 if names_whole_vectors(reply, call) else closed.nominal_bytes
+            return _bounded(0, nominal, high)
         if reply.get("engine") == _DEPTHWISE_ENGINE and call.is_depthwise:
             return _bounded(0, 0, reply["bytes"])
         knobs = {int(key): value for key, value in reply.get("knobs", {}).items()}

@@ -1,8 +1,8 @@
 """Answers of cuDNN on disk, so that a second estimate of a model need not ask again.
 
-One JSON file for each cuDNN version and device description in ``$VRAMPLAN_CACHE_DIR``, else ``$XDG_CACHE_HOME/vramplan``, else
-``~/.cache/vramplan``. A file is replaced whole, so readers never meet half of one; two writers at once may lose answers of one
-of them, which are then asked again. A file that cannot be read is no cache; one that cannot be written is no error.
+One JSON file for each cuDNN version and device description in `vramplan.folders.cache_folder`. A file is
+replaced whole, so readers never meet half of one; two writers at once may lose answers of one of them, which are then asked
+again. A file that cannot be read is no cache; one that cannot be written is no error.
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ _MOST_ENTRIES = 20_000
 """About 3 MB; the oldest go first."""
 
 Reply = dict[str, Any]
-
-
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the files are, whether or not the folder exists."""
-    chosen = environment.get("VRAMPLAN_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    base = environment.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "vramplan"
 
 
 class CudnnCache:

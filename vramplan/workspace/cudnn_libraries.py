@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 _CUDA_RUNTIME = ("libcudart.so", "libnvrtc.so", "libcublasLt.so")
@@ -31,6 +33,17 @@ def installed_libraries() -> tuple[str, ...]:
         if found:
             return found
     return ()
+
+
+@functools.cache
+def pinned_version() -> str | None:
+    """The cuDNN that the installed PyTorch asks for, such as ``9.19.0``; None for a CPU build, and where there is none."""
+    try:
+        wanted = metadata.requires("torch") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    pins = (re.match(r"nvidia-cudnn-cu\d+==(\d+\.\d+\.\d+)", requirement) for requirement in wanted)
+    return next((pin[1] for pin in pins if pin), None)
 
 
 def libraries_below(nvidia: Path) -> tuple[str, ...]:

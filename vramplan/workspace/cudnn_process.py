@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -53,7 +54,16 @@ class CudnnProcess:
             return False
         try:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                bufsize=1,
+                env={
+                    **os.environ,
+                    "CUDA_VISIBLE_DEVICES": "",
+                },  # the same answers with a GPU as without, and none of its memory
             )
         except OSError:
             self._lives = 0

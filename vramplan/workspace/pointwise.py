@@ -21,6 +21,7 @@ _TILE = 128
 _STEP = 64
 """Channels that one part of a split sum adds up."""
 
+_MULTIPROCESSORS = 132
 _COUNTERS_BYTES = 256
 _ALIGNMENT_BYTES = 16
 
@@ -85,14 +86,25 @@ def _parts_bytes_fp32(product: Product) -> int:
 def _parts_bytes_half(product: Product) -> int:
     """The same in 16 bits: where rows or columns are no whole vectors, so that no kernel with tensor memory loads fits."""
     rows = product.images * product.pixels
-    if product.outputs % 2 and rows >= 4096:  # sums are kept in fp32, twice the output's width: 21 classes of segmentation
-        return 2 * (2 if product.channels_last else product.channels // _STEP) * product.output_bytes
-    if product.channels_last or product.pixels % 8 == 0:
+    if product.channels_last:
+        return _odd_outputs_bytes(product)
+    if product.outputs % 2 and product.pixels % 2 and rows >= 4096:  # sums in fp32, twice the output's width: 21 classes
+        return 2 * (product.channels // _STEP) * product.output_bytes
+    if product.pixels % 8 == 0:
         return 0
     if product.channels < 512 or not 36 <= product.pixels <= 400 or product.tile_count > 12:
         return 0
     width = 2 if product.pixels == 49 else 1  # 7x7 keeps its parts in fp32, larger images in 16 bits
     return width * (product.channels // _STEP) * product.output_bytes
+
+
+def _odd_outputs_bytes(product: Product) -> int:
+    """Rows of an odd number of 16-bit outputs, such as 21 or 255, are no whole vectors: sums are split, and kept in fp32."""
+    if product.outputs % 2 == 0 or product.outputs < 16 or product.channels < 2 * _STEP:
+        return 0
+    if product.tile_count >= _MULTIPROCESSORS:
+        return 2 * 2 * product.output_bytes if product.outputs <= _TILE else 0
+    return product.channels // _STEP * product.output_bytes if product.channels >= 8 * _STEP else 0
 
 
 def _split_count(product: Product) -> int:

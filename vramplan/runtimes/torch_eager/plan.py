@@ -1,4 +1,7 @@
-"""From a traced program to the parts of a budget, through the caching allocator."""
+"""From a program of eager PyTorch, traced or recorded, to the parts of a budget, through the caching allocator.
+
+Imports no torch: a recording is replayed where it is not installed.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,46 @@ from vramplan.allocators.caching import CachingPeaks, CachingRules, replay
 from vramplan.program import Action, MemoryProgram, Peak, Role
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.plan import Layer, PhasePeak, Plan
-from vramplan.runtimes.torch_eager.trace import Traced
 
 
-def plan(traced: Traced, rules: CachingRules) -> Plan:
-    """What PyTorch holds and reserves for the traced program.
+def plan(program: MemoryProgram, rules: CachingRules, *, scratch: Mapping[int, Range], is_known: bool) -> Plan:
+    """What PyTorch holds and reserves for *program*, which has a phase ``first_run``.
 
-    The parts are what is alive at the highest allocated peak, as requested; slack is what the allocator has reserved beyond
-    that when all is done: rounding, splits that do not pay, and blocks that wait for their next use.
+    *scratch* has the limits of buffers that are known within limits, by index; *is_known* says whether all results are exact.
     """
-    program, scratch = traced.program, traced.findings.scratch
     phases = replay(program, rules)
-    reserved = max(phase.reserved_peak_bytes for phase in phases.values())
     low, high = (
-        max(phase.reserved_peak_bytes for phase in replay(program, rules, sizes=sizes).values()) if scratch else reserved
+        _reserved(replay(program, rules, sizes=sizes)) if scratch else _reserved(phases)
         for sizes in (
             {index: item.low_bytes for index, item in scratch.items()},
             {index: item.high_bytes for index, item in scratch.items()},
         )
     )
+    return plan_replayed(program, phases, scratch=scratch, limits_bytes=(low, high), is_known=is_known)
+
+
+def plan_replayed(
+    program: MemoryProgram,
+    phases: Mapping[str, CachingPeaks],
+    *,
+    scratch: Mapping[int, Range] | None = None,
+    limits_bytes: tuple[int, int] | None = None,
+    is_known: bool = True,
+) -> Plan:
+    """The plan of *program* whose replay gave *phases*; *limits_bytes* is what it reserves with the least and most scratch.
+
+    The parts are what is alive at the highest allocated peak, as requested; slack is what the allocator has reserved beyond
+    that when all is done: rounding, splits that do not pay, and blocks that wait for their next use.
+    """
+    reserved = _reserved(phases)
+    low, high = limits_bytes or (reserved, reserved)
     peak = _peak(program, phases)
     held = {
         role: sum(program.buffers[index].size_bytes for index in peak.live if program.buffers[index].role is role)
         for role in Role
     }
-    workspace = _workspace(held[Role.WORKSPACE], peak, scratch)
+    workspace = _workspace(held[Role.WORKSPACE], peak, scratch or {})
     rest = sum(held.values()) - held[Role.WORKSPACE]
-    is_known = not traced.findings.bounded
     return Plan(
         program=program,
         weights=Range.exact(held[Role.WEIGHT]),
@@ -50,6 +66,10 @@ def plan(traced: Traced, rules: CachingRules) -> Plan:
         inside={},
         layers=tuple(_layers(program)),
     )
+
+
+def _reserved(phases: Mapping[str, CachingPeaks]) -> int:
+    return max(phase.reserved_peak_bytes for phase in phases.values())
 
 
 def _phase_peak(peaks: CachingPeaks) -> PhasePeak:
@@ -129,4 +149,5 @@ def _layers(program: MemoryProgram) -> Iterator[Layer]:
                 weights_bytes=0,
                 workspace_bytes=workspace_bytes,
                 live_bytes=live_bytes,
+                op_index=op_index,
             )

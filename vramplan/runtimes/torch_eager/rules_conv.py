@@ -148,6 +148,7 @@ def _call(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, *, channels
 
 def _run_cudnn(shadow: Shadow, call: ConvCall) -> None:
     workspace = shadow.target.conv_workspace(call)
+    shadow.findings.convolutions[len(shadow.ledger.ops) - 1] = call
     shadow.findings.doubtful_convolutions += workspace.low_bytes != workspace.high_bytes
     shadow.ledger.free(shadow.doubtful_scratch(workspace, "cuDNN workspace"))
 

@@ -56,6 +56,7 @@ class Findings:
     notes: dict[str, None] = field(default_factory=dict)
     scratch: dict[int, Range] = field(default_factory=dict)
     doubtful_convolutions: int = 0
+    convolutions: dict[int, ConvCall] = field(default_factory=dict)
     flops: int = 0
     uses_gemm: bool = False
 

@@ -9,7 +9,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -39,11 +39,6 @@ class Traced:
     outputs: tuple[torch.Tensor, ...]
     parameter_count: int = 0
     stored_count: int = 0
-
-    @classmethod
-    def of_weights(cls, program: MemoryProgram) -> Traced:
-        """A program that only loads."""
-        return cls(program=program, findings=Findings(), outputs=())
 
 
 def trace(
@@ -100,10 +95,9 @@ def trace(
 
 def _forward(module: nn.Module, inputs: Any, shadow: Shadow, autocast: torch.dtype | None) -> Any:
     args, kwargs = inputs
-    names = {id(item): name for name, item in reversed(list(module.named_modules(remove_duplicate=False)))}
     mixed = torch.autocast("cuda", dtype=autocast) if autocast else contextlib.nullcontext()
     quiet = contextlib.redirect_stdout(sys.stderr)  # what the user's code prints is no part of a report
-    with quiet, _uncompiled(), torch.inference_mode(), _paths(shadow, names), shadow.looks, shadow, mixed:
+    with quiet, _uncompiled(), torch.inference_mode(), follow_calls(shadow, module), shadow.looks, shadow, mixed:
         return module(*args, **kwargs)
 
 
@@ -153,7 +147,18 @@ class _Mover:
                 self._stored(known, name, self.storage)
             else:
                 self.ledger.watch(known, Role.WEIGHT, name, name)
+                self._reordered(tensor, known, name)
         return known
+
+    def _reordered(self, tensor: torch.Tensor, shadow: torch.Tensor, name: str) -> None:
+        """A weight that takes another layout on its way arrives in its own and is reordered on the device.
+
+        Source: ``copy_requires_temporaries``, aten/src/ATen/native/cuda/Copy.cu.
+        """
+        is_same = shadow.stride() == _dense(tensor).stride() or (shadow.is_contiguous() and tensor.is_contiguous())
+        if not is_same:
+            size_bytes = shadow.untyped_storage().nbytes()
+            self.ledger.free(self.ledger.hold(size_bytes, Role.WORKSPACE, f"{name} before it is reordered", name))
 
     def _stored(self, shadow: torch.Tensor, name: str, storage: Storage) -> None:
         """The packed weight and its scales are on the device; the shadow stands for them and takes no bytes itself."""
@@ -291,19 +296,26 @@ def _in_to_order(module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple
     yield module, path
 
 
+class Follower(Protocol):
+    """Whoever wants to know which module runs."""
+
+    path: str
+
+
 @contextlib.contextmanager
-def _paths(shadow: Shadow, names: dict[int, str]) -> Iterator[None]:
-    """While this is open, ``shadow.path`` names the module that runs."""
+def follow_calls(follower: Follower, module: nn.Module) -> Iterator[None]:
+    """While this is open, ``follower.path`` names the part of *module* that runs."""
+    names = {id(item): name for name, item in reversed(list(module.named_modules(remove_duplicate=False)))}
     original: Callable[..., Any] = nn.Module.__call__
 
     @functools.wraps(original)
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        outer = shadow.path
-        shadow.path = names.get(id(self), outer)
+        outer = follower.path
+        follower.path = names.get(id(self), outer)
         try:
             return original(self, *args, **kwargs)
         finally:
-            shadow.path = outer
+            follower.path = outer
 
     nn.Module.__call__ = call  # type: ignore[method-assign]
     try:

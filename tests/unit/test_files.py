@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vramplan.errors import MachineError, UsageError
-from vramplan.report.files import write_atomically
+from vramplan.files import write_atomically
 
 
 def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path):
@@ -58,3 +58,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(MachineError, match="No space left"):
         write_atomically(tmp_path / "r.txt", "new", force=True)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("r.txt", "old")]
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path):
+    write_atomically(tmp_path / "r.bin", b"\x1f\x8b\r\n\xff")
+    assert (tmp_path / "r.bin").read_bytes() == b"\x1f\x8b\r\n\xff"
+
+
+def test_an_error_says_which_path_is_meant(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"^recording '.*' is a folder"):
+        write_atomically(tmp_path, "text", what="recording")

@@ -1,0 +1,71 @@
+"""``vramplan verify``: estimate and measurement side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vramplan.cli import flags, measured
+from vramplan.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from vramplan.verification import Verification
+
+
+def verify_command(
+    model: flags.Model = None,
+    *,
+    batch: flags.OneBatch = None,
+    precision: flags.OnePrecision = "as-is",
+    runtime: flags.OneRuntime = None,
+    memory_format: flags.MemoryFormat = None,
+    shape: flags.Shapes = None,
+    dim: flags.Dims = None,
+    allow_pickle: flags.AllowPickle = False,
+    tolerance: flags.Tolerance = "5%",
+    gpu_index: flags.GpuIndex = None,
+    memory_limit: flags.MemoryLimit = None,
+    timeout: flags.Timeout = 600.0,
+    wait: flags.Wait = 0.0,
+    json: flags.Json = False,
+    csv: flags.Csv = False,
+    markdown: flags.Markdown = False,
+    output: flags.OutputFile = None,
+    force: flags.ForceRun = False,
+) -> int:
+    """Estimate MODEL for this machine's GPU, run it there, and compare part by part. This runs the model's code.
+
+    Exit code 1 when the total is off by more than --tolerance, or when it ran out of memory.
+    """
+    target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
+    ratio = measured.read_tolerance(tolerance)
+    cell = measured.read_cell(
+        "verify",
+        model,
+        batch=batch,
+        precision=precision,
+        memory_format=memory_format,
+        shape=shape,
+        dim=dim,
+        allow_pickle=allow_pickle,
+    )
+    guard = measured.read_guard(memory_limit=memory_limit, timeout=timeout, wait=wait, force=force)
+
+    from vramplan.measuring import check_runtime, open_machine  # noqa: PLC0415  keeps start-up fast
+    from vramplan.verification import verify_cell  # noqa: PLC0415
+
+    check_runtime(cell.model, runtime)
+    found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
+    _emit(target, found)
+    return 0 if found.within_tolerance else 1
+
+
+def _emit(target: Output, found: Verification) -> None:
+    from vramplan.report import measured_export, verified_text  # noqa: PLC0415  keeps start-up fast
+
+    writers = {
+        Format.JSON: measured_export.verification_json,
+        Format.CSV: measured_export.verification_csv,
+        Format.MARKDOWN: verified_text.verification_markdown,
+        Format.TABLE: lambda it: verified_text.verification_text(it, width=target.width, colour=target.colour),
+    }
+    target.report(found, writers, verified_text.verification_lines)

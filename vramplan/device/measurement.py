@@ -1,0 +1,133 @@
+"""What was measured: counters of the allocator and of the driver, phase by phase, and where they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vramplan.device.probe import GpuProcess
+
+
+class Outcome(StrEnum):
+    """How a measurement ended. Running out of memory is an answer, not a failure."""
+
+    FINISHED = "finished"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseReading:
+    """One phase, read at its end: bytes requested, allocated and reserved by the runtime's allocator, now and at their peaks
+    within the phase; ``process_bytes`` is what the card has less than before the process, by the driver.
+
+    ``retry_count`` and ``device_alloc_count`` count since the process began: allocations that first had to give memory back,
+    and those that went to the driver.
+
+    Invariant: no count is negative, and no peak is below its end.
+    """
+
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    requested_peak_bytes: int
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    process_bytes: int
+    retry_count: int = 0
+    device_alloc_count: int = 0
+
+    def __post_init__(self) -> None:
+        pairs = (
+            (self.requested_bytes, self.requested_peak_bytes),
+            (self.allocated_bytes, self.allocated_peak_bytes),
+            (self.reserved_bytes, self.reserved_peak_bytes),
+        )
+        if any(now < 0 or peak < now for now, peak in pairs):
+            raise ValueError(f"counters that cannot be: {self}")
+
+    @property
+    def context_bytes(self) -> int:
+        """What the process holds beyond the allocator: the context, kernels, handles of libraries."""
+        return self.process_bytes - self.reserved_bytes
+
+    @property
+    def process_peak_bytes(self) -> int:
+        """The most the process took: when the allocator reserved most, with everything loaded that is loaded at the end."""
+        return self.reserved_peak_bytes + self.context_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextStep:
+    """What the process held beyond its allocator after a step; ``where`` is the module that took it."""
+
+    name: str
+    context_bytes: int
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """One forward on an idle GPU, in milliseconds by CUDA events, over ``run_count`` forwards after a warm-up.
+
+    Invariant: 0 < low_ms <= median_ms <= high_ms.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    run_count: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_ms <= self.median_ms <= self.high_ms or self.run_count < 1:
+            raise ValueError(f"not a latency: {self}")
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Items a second, one forward after the other."""
+        return self.batch * 1000 / self.median_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A model that ran.
+
+    phases       by name: weights, load (weights and inputs), first_run, steady; those that were reached
+    steps        of the context: init, first_kernel, first_convolution, first_gemm; those that were reached
+    limit_bytes  what its allocator was allowed to reserve
+    others       other processes that held memory of the card before it
+    environment  gpu, driver, cuda, torch, cudnn, python, platform, date
+
+    Invariant: a finished measurement has the phases load, first_run and steady.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    batch: int | None
+    memory_format: str
+    outcome: Outcome
+    failure: str
+    environment: Mapping[str, str]
+    phases: Mapping[str, PhaseReading]
+    steps: tuple[ContextStep, ...]
+    latency: Latency | None
+    limit_bytes: int
+    others: tuple[GpuProcess, ...]
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.outcome is Outcome.FINISHED and not {"load", "first_run", "steady"} <= self.phases.keys():
+            raise ValueError(f"finished, with phases {list(self.phases)}")
+
+    @property
+    def total_bytes(self) -> int:
+        """The most that the process took of the card; of what was reached when memory ran out."""
+        return max((phase.process_peak_bytes for phase in self.phases.values()), default=0)
+
+    @property
+    def context_bytes(self) -> int:
+        """What it held beyond its allocator in the end."""
+        readings = [phase.context_bytes for phase in self.phases.values()] or [step.context_bytes for step in self.steps]
+        return readings[-1] if readings else 0
