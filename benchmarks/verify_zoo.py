@@ -72,7 +72,7 @@ def predict(nvidia: Path | None) -> None:
 
     if nvidia is not None:
         libraries = libraries_below(nvidia)
-        vramplan.modules.conv_workspaces = lambda gpu: conv_workspaces(gpu, libraries=libraries)
+        vramplan.modules.conv_workspaces = lambda gpu, **more: conv_workspaces(gpu, libraries=libraries, **more)
     gpu = find_gpu("h200")
     with gzip.open(RUNS, "rt") as lines:
         runs = list(map(json.loads, lines))

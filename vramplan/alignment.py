@@ -35,12 +35,13 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpRequests:
-    """What one run of an op asks for, in order, and what for; ``index`` is the op's number in its program."""
+    """What one run of an op asks for, in order: bytes, what for, and by which name; ``index`` is its op's in the program."""
 
     name: str
     index: int
-    requests: tuple[Request, ...]
-    roles: tuple[str, ...]
+    requests: tuple[Request, ...] = ()
+    roles: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -93,11 +94,9 @@ class Alignment:
 
 def align(predicted: MemoryProgram, measured: MemoryProgram, phase: str, *, top: int = 10) -> Alignment:
     """Compare the two programs in *phase*, with the *top* largest differences. KeyError for a phase that one of them lacks."""
-    ours, theirs = op_requests(predicted, phase), op_requests(measured, phase)
     counts: Counter[str] = Counter()
     differences = []
-    for mine, real in _pairs([op.name for op in ours], [op.name for op in theirs]):
-        left, right = (None if mine is None else ours[mine]), (None if real is None else theirs[real])
+    for left, right in paired_ops(predicted, measured, phase):
         kind = _kind(left, right)
         counts[kind] += 1
         if kind in ("different", "predicted", "measured"):
@@ -113,6 +112,15 @@ def align(predicted: MemoryProgram, measured: MemoryProgram, phase: str, *, top:
     )
 
 
+def paired_ops(
+    predicted: MemoryProgram, measured: MemoryProgram, phase: str
+) -> Iterator[tuple[OpRequests | None, OpRequests | None]]:
+    """The runs of ops of both programs in *phase*, paired; None where only one of them has the op."""
+    ours, theirs = op_requests(predicted, phase), op_requests(measured, phase)
+    for mine, real in _pairs([op.name for op in ours], [op.name for op in theirs]):
+        yield (None if mine is None else ours[mine]), (None if real is None else theirs[real])
+
+
 def op_requests(program: MemoryProgram, phase: str) -> list[OpRequests]:
     """Every run of an op in *phase*, in order, also of ops between them that ask for nothing.
 
@@ -125,7 +133,7 @@ def op_requests(program: MemoryProgram, phase: str) -> list[OpRequests]:
         while end < stop and program.events[end].op_index == op_index:
             end += 1
         silent = range(found[-1].index + 1, op_index) if found and len(found) + op_index < _MOST_RUNS else ()
-        found += (OpRequests(name=program.ops[index], index=index, requests=(), roles=()) for index in silent)
+        found += (OpRequests(name=program.ops[index], index=index) for index in silent)
         found.append(_run(program, op_index, start, end))
         start = end
     return found
@@ -142,6 +150,7 @@ def _run(program: MemoryProgram, op_index: int, start: int, stop: int) -> OpRequ
         index=op_index,
         requests=tuple(Request(program.buffers[index].size_bytes, index in freed) for index in held),
         roles=tuple(program.buffers[index].role.value for index in held),
+        names=tuple(program.buffers[index].name for index in held),
     )
 
 

@@ -20,11 +20,12 @@ from vramplan.errors import ModelError, UsageError
 from vramplan.gpus import Gpu, context_bytes
 from vramplan.precision import Policy, find_policy
 from vramplan.program import Buffer, ProgramBuilder, Role
-from vramplan.ranges import Range
+from vramplan.ranges import Evidence, Range
 from vramplan.result import Binding, Coverage, Estimate, ModelFacts
 from vramplan.runtimes.torch_eager.dtypes import dtype_of, torch_type, torch_version
 from vramplan.runtimes.torch_eager.plan import plan
 from vramplan.runtimes.torch_eager.quantised import storage_of
+from vramplan.runtimes.torch_eager.settings import cudnn_flags
 from vramplan.runtimes.torch_eager.shadow import OP_LIMIT, EndlessError, Target, UnshapedError
 from vramplan.runtimes.torch_eager.trace import Traced, trace
 from vramplan.sources.torch_errors import user_error
@@ -62,7 +63,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
     if model.module is None:
         return _estimate_weights(model, policy, options)
     inputs = bind_inputs(model, args=options.args, kwargs=options.kwargs, batch=batch, shapes=options.shapes, dims=options.dims)
-    workspaces = conv_workspaces(options.gpu)
+    workspaces = conv_workspaces(options.gpu, flags=cudnn_flags())
     traced = _traced(model, inputs, policy, options, workspaces)
     findings = traced.findings
     spared = remedies(findings.convolutions, workspaces)
@@ -74,8 +75,8 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         inputs=parts.inputs,
         activations=parts.activations,
         outputs=parts.outputs,
-        workspace=parts.workspace,
-        allocator_slack=parts.allocator_slack,
+        workspace=_as_known(parts.workspace, workspaces),
+        allocator_slack=_as_known(parts.allocator_slack, workspaces),
         context=context_bytes(options.gpu, "torch", uses_gemm=findings.uses_gemm),
     )
     return Estimate(
@@ -97,6 +98,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         notes=(*model.notes, *_notes(traced, policy, workspaces, options), *findings.notes),
         program=parts.program,
         flops=findings.flops,
+        convolutions=findings.convolutions,
     )
 
 
@@ -134,6 +136,12 @@ def _traced(model: TorchModel, inputs: Inputs, policy: Policy, options: ModuleOp
         raise user_error(error, f"forward of {model.name} failed", inputs.shapes) from None
 
 
+def _as_known(part: Range, workspaces: ConvWorkspaces) -> Range:
+    """What follows from measured workspaces is measured, not exact."""
+    is_measured = workspaces.measured_count and part.evidence is Evidence.EXACT
+    return replace(part, evidence=Evidence.MEASURED) if is_measured else part
+
+
 def _target(gpu: Gpu | None, workspaces: ConvWorkspaces) -> Target:
     capability, sm_count = UNKNOWN_DEVICE
     if gpu is not None and gpu.compute_capability:
@@ -146,6 +154,11 @@ def _target(gpu: Gpu | None, workspaces: ConvWorkspaces) -> Target:
 
 def _notes(traced: Traced, policy: Policy, workspaces: ConvWorkspaces, options: ModuleOptions) -> list[str]:
     notes = [workspaces.note] if traced.findings.doubtful_convolutions else []
+    if workspaces.flags.benchmark and traced.findings.convolutions:
+        notes.append(
+            "torch.backends.cudnn.benchmark is on: every kernel is tried once with its own workspace, so the largest counts;"
+            " afterwards the fastest one's does, which nobody knows beforehand"
+        )
     if policy.weight_type is not None:
         notes.append(
             f"{policy.name}: {traced.stored_count} weights of linear layers are kept as torchao stores them, the rest is"

@@ -10,6 +10,7 @@ from vramplan.gpus import Gpu
 from vramplan.precision import Kept
 from vramplan.program import MemoryProgram
 from vramplan.runtimes.plan import Layer, PhasePeak
+from vramplan.workspace.convolution import ConvCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,8 @@ class Profile:
 class Estimate:
     """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes.
 
-    ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch).
+    ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``convolutions`` are
+    the calls of cuDNN by their op's index in the program.
     """
 
     model: ModelFacts
@@ -112,6 +114,7 @@ class Estimate:
     notes: tuple[str, ...]
     program: MemoryProgram
     flops: int | None = None
+    convolutions: Mapping[int, ConvCall] = field(default_factory=dict, repr=False)
 
     @property
     def total_bytes(self) -> int:

@@ -17,10 +17,12 @@ from vramplan.budget import PARTS
 from vramplan.device.measurement import Measurement, Outcome
 from vramplan.device.probe import Probe
 from vramplan.errors import UsageError
+from vramplan.learning import measured_workspaces
 from vramplan.measuring import TIMEOUT_S, Cell, Guard, Machine, check_runtime, open_machine, record_cell
 from vramplan.ranges import Range
 from vramplan.replaying import Replay, replay
 from vramplan.result import Estimate
+from vramplan.workspace.cudnn import remember
 
 TOLERANCE_RATIO = 0.05
 
@@ -144,6 +146,18 @@ def verify_cell(cell: Cell, machine: Machine, guard: Guard, *, tolerance: float 
         path = Path(folder) / "recording.json.gz"
         measurement, is_recorded = record_cell(cell, machine, guard, path, expected=expected)
         return compare(expected, measurement, replay(path) if is_recorded else None, tolerance=tolerance)
+
+
+def learn(found: Verification) -> int:
+    """Remember the workspace of each convolution of a recorded run for later estimates on this card; how many there were."""
+    version = found.measurement.environment.get("cudnn", "")
+    if found.replay is None or found.estimate.gpu is None or not version.isdecimal():
+        return 0
+    from vramplan.runtimes.torch_eager.settings import cudnn_flags  # noqa: PLC0415  imports torch
+
+    learned = measured_workspaces(found.estimate, found.replay.recording.program)
+    remember(learned, found.estimate.gpu, version=int(version), flags=cudnn_flags())
+    return len(learned)
 
 
 def compare(expected: Estimate, measurement: Measurement, recorded: Replay | None, *, tolerance: float) -> Verification:

@@ -113,7 +113,11 @@ def test_requests_of_an_op():
     runs = op_requests(program("a: 5 7*; b:; c: 1"), "first_run")
     assert [run.name for run in runs] == ["a", "b", "c"]
     assert runs[0] == OpRequests(
-        name="a", index=1, requests=(Request(5, False), Request(7, True)), roles=("activation", "activation")
+        name="a",
+        index=1,
+        requests=(Request(5, False), Request(7, True)),
+        roles=("activation", "activation"),
+        names=("a", "a"),
     )
     assert runs[0].size_bytes == 12
 

@@ -22,7 +22,7 @@ from vramplan.gpus.lookup import find_gpu
 from vramplan.ranges import Evidence
 from vramplan.workspace import cudnn_devices
 from vramplan.workspace.convolution import ConvCall, conv_workspace
-from vramplan.workspace.cudnn import ConvWorkspaces, CudnnAnswers, conv_workspaces, header_version
+from vramplan.workspace.cudnn import ConvWorkspaces, CudnnAnswers, CudnnFlags, conv_workspaces, header_version
 from vramplan.workspace.cudnn_cache import CudnnCache
 from vramplan.workspace.cudnn_libraries import installed_libraries, libraries_below, pinned_version
 from vramplan.workspace.cudnn_process import CudnnProcess
@@ -59,7 +59,7 @@ def child(script: str, **limits: Any) -> CudnnProcess:
 
 def workspaces(process: CudnnProcess) -> ConvWorkspaces:
     answers = CudnnAnswers(process, device="{}", folder=cache_folder(), version=None)
-    return ConvWorkspaces(H200, tf32=True, answers=answers)
+    return ConvWorkspaces(H200, answers=answers)
 
 
 def closed(call: ConvCall) -> int:
@@ -161,6 +161,27 @@ def test_what_pytorch_asks_for_is_read_from_its_package(monkeypatch):
     assert pinned_version.__wrapped__() is None
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"), [(CudnnFlags(), 4), (CudnnFlags(tf32=False, deterministic=True), 1), (CudnnFlags(tf32=False), 0)]
+)
+def test_the_child_is_told_what_the_program_set(flags, told):
+    """It answers what it was asked: 1 for deterministic, 4 for tensor cores in fp32."""
+    answer = "call = request['call']; call['input_shape'][1] = 4 * call['tensor_cores'] + call['deterministic']"
+    process = child(echo(answer))
+    answers = CudnnAnswers(process, device="{}", folder=cache_folder(), version=None)
+    assert ConvWorkspaces(H200, answers=answers, flags=flags).of(conv(64, dtype=DType.FLOAT32)).nominal_bytes == told
+    process.stop()
+
+
+def test_a_benchmark_takes_the_largest_workspace_once():
+    reply = "{'id': request['id'], 'bytes': 500, 'least_bytes': 100, 'largest_bytes': 9_000_000_000}"
+    process = child(echo(f"print(json.dumps({reply}), flush=True); continue"))
+    answers = CudnnAnswers(process, device="{}", folder=cache_folder(), version=None)
+    found = ConvWorkspaces(H200, answers=answers, flags=CudnnFlags(benchmark=True)).of(conv(64))
+    assert (found.low_bytes, found.nominal_bytes, found.high_bytes) == (100, 9_000_000_000, 9_000_000_000)
+    process.stop()
+
+
 def test_no_gpu_no_libraries_or_an_old_gpu_mean_the_closed_form():
     for found in (conv_workspaces(None), conv_workspaces(H200, libraries=()), conv_workspaces(find_gpu("gtx1070"))):
         assert found.note.startswith("Convolution workspace is a closed-form bound; cuDNN, where installed, says more")
@@ -169,7 +190,7 @@ def test_no_gpu_no_libraries_or_an_old_gpu_mean_the_closed_form():
 
 def test_without_tf32_a_closed_form_in_fp32_has_no_tensor_core_copies():
     call = conv(64, dtype=DType.FLOAT32)
-    assert conv_workspaces(None, tf32=False).of(call).nominal_bytes == 0
+    assert conv_workspaces(None, flags=CudnnFlags(tf32=False)).of(call).nominal_bytes == 0
 
 
 def test_answers_of_kernels_that_share_tiles_keep_room_for_partial_sums():
@@ -196,7 +217,7 @@ def test_a_second_process_answers_from_disk():
     first.save()
     process.stop()
     answers = CudnnAnswers(CudnnProcess(["/no/such/python"]), device="{}", folder=cache_folder(), version=91900)
-    assert ConvWorkspaces(H200, tf32=True, answers=answers).of(conv(64)).nominal_bytes == 64
+    assert ConvWorkspaces(H200, answers=answers).of(conv(64)).nominal_bytes == 64
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ RecordFile = Annotated[
     str | None, typer.Option("--record", metavar="FILE", help="Save the allocator's events: run.json.gz, for `replay`.")
 ]
 FindMaxBatch = Annotated[bool, typer.Option("--find-max-batch", help="Search the largest batch that runs.")]
+Learn = Annotated[bool, typer.Option("--learn", help="Keep measured workspaces of convolutions for later estimates.")]
 Tolerance = Annotated[str, typer.Option("--tolerance", metavar="T", help="How far the total may be off: 5%.")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Run although it may not fit; replace files that exist.")]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from vramplan.cli import flags, measured
 from vramplan.cli.output import Format, Output
 
@@ -22,6 +24,7 @@ def verify_command(
     dim: flags.Dims = None,
     allow_pickle: flags.AllowPickle = False,
     tolerance: flags.Tolerance = "5%",
+    learn: flags.Learn = False,
     gpu_index: flags.GpuIndex = None,
     memory_limit: flags.MemoryLimit = None,
     timeout: flags.Timeout = 600.0,
@@ -56,7 +59,16 @@ def verify_command(
     check_runtime(cell.model, runtime)
     found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
     _emit(target, found)
+    if learn:
+        _learn(found)
     return 0 if found.within_tolerance else 1
+
+
+def _learn(found: Verification) -> None:
+    from vramplan.verification import learn  # noqa: PLC0415  keeps start-up fast
+
+    count = learn(found)
+    typer.echo(f"learned the workspace of {count} convolutions for later estimates on this card", err=True)
 
 
 def _emit(target: Output, found: Verification) -> None:

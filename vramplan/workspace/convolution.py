@@ -81,6 +81,10 @@ def _side(size: int, kernel: int, stride: int, padding: int, dilation: int, *, t
     return (size + 2 * padding - reach) // stride + 1
 
 
+WORKSPACE_NAME = "cuDNN workspace"
+"""What the scratch of a convolution is called in a program, behind the module that runs it."""
+
+
 def conv_workspace(call: ConvCall, compute_capability: tuple[int, int] | None, sm_count: int | None) -> Range:
     """Bytes of scratch for *call* on a device of *compute_capability* with *sm_count* multiprocessors (``None``: unknown).
 

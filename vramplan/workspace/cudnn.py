@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vramplan.dtypes import DType
@@ -42,6 +43,23 @@ _SM_COUNT = 132
 _DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudnnFlags:
+    """What a program may set in ``torch.backends.cudnn``: the kernels that count.
+
+    tf32           fp32 convolutions may run in TF32 (PyTorch's default)
+    deterministic  kernels that add in any order are skipped
+    benchmark      every kernel is tried once, with the workspace that it asks for, and the fastest stays
+    """
+
+    tf32: bool = True
+    deterministic: bool = False
+    benchmark: bool = False
+
+
+DEFAULT_FLAGS = CudnnFlags()
+
+
 class CudnnAnswers:
     """cuDNN's replies for one device description: from the disk, else from the child.
 
@@ -54,13 +72,13 @@ class CudnnAnswers:
         self._process, self._device, self._folder = process, device, folder
         self._cache: CudnnCache | None = None
 
-    def replies(self, calls: Sequence[ConvCall], *, tf32: bool) -> list[Reply | None]:
+    def replies(self, calls: Sequence[ConvCall], flags: CudnnFlags) -> list[Reply | None]:
         """One reply a call; None where there is none."""
         cache = self._opened()
         if cache is None:
             self.unanswered_count += len(calls)
             return [None] * len(calls)
-        requests = [_request(call, tf32=tf32) for call in calls]
+        requests = [_request(call, flags) for call in calls]
         keys = [_key(request) for request in requests]
         unknown = {key: request for key, request in zip(keys, requests, strict=True) if cache.get(key) is None}
         asked = self._process.ask([{"device": self._device, "call": request} for request in unknown.values()])
@@ -84,7 +102,7 @@ class CudnnAnswers:
         return self._cache
 
 
-def _request(call: ConvCall, *, tf32: bool) -> dict[str, object]:
+def _request(call: ConvCall, flags: CudnnFlags) -> dict[str, object]:
     """*call* as the child wants it; one spatial dimension becomes two, as PyTorch does."""
     flat = len(call.stride) == 1
 
@@ -101,7 +119,9 @@ def _request(call: ConvCall, *, tf32: bool) -> dict[str, object]:
         "dilation": [1] * flat + list(call.dilation),
         "transposed": call.transposed,
         "channels_last": call.channels_last,
-        "tensor_cores": tf32 or call.dtype is not DType.FLOAT32,
+        "tensor_cores": flags.tf32 or call.dtype is not DType.FLOAT32,
+        "deterministic": flags.deterministic,
+        "benchmark": flags.benchmark,
     }
 
 
@@ -116,13 +136,15 @@ class ConvWorkspaces:
     Nothing here raises for a child that fails; `note` says who answered.
     """
 
-    def __init__(self, gpu: Gpu | None, *, tf32: bool, answers: CudnnAnswers | None) -> None:
+    def __init__(self, gpu: Gpu | None, *, answers: CudnnAnswers | None, flags: CudnnFlags = DEFAULT_FLAGS) -> None:
         self._capability = capability_of(gpu) if gpu else None
         self._sm_count = gpu.sm_count if gpu else None
         self._is_real = gpu is not None and has_real_description(gpu)
         self._name = gpu.name if gpu else ""
-        self._tf32, self._answers = tf32, answers
+        self.flags, self._answers = flags, answers
         self._known: dict[ConvCall, Range] = {}
+        self.measured_count = 0
+        """Calls whose workspace was measured on this card (`remember`)."""
 
     def of(self, call: ConvCall) -> Range:
         """Bytes of scratch for one *call*."""
@@ -160,17 +182,27 @@ class ConvWorkspaces:
         described = "read from such a card" if self._is_real else "built from the catalogue"
         text = f"Convolution workspace is the answer of cuDNN {version} for {self._name} (description {described}){other}"
         if answers.unanswered_count:
-            return f"{text}; {answers.unanswered_count} calls it did not answer are closed-form bounds."
+            text += f"; {answers.unanswered_count} calls it did not answer are closed-form bounds"
+        if self.measured_count:
+            text += f"; {self.measured_count} calls were measured on such a card"
         return f"{text}."
 
     def _replies(self, calls: Sequence[ConvCall]) -> list[Reply | None]:
         if self._answers is None:
             return [None] * len(calls)
         asked = [call for call in calls if call.dtype in _DTYPES and math.prod(call.output_shape) > 0]
-        known = dict(zip(asked, self._answers.replies(asked, tf32=self._tf32) if asked else (), strict=True))
+        known = dict(zip(asked, self._answers.replies(asked, self.flags) if asked else (), strict=True))
         return [known.get(call) for call in calls]
 
     def _range(self, call: ConvCall, reply: Reply | None) -> Range:
+        if reply is not None and reply.get("is_measured") and reply["bytes"] is not None:
+            self.measured_count += 1
+            return _measured(reply["bytes"])
+        size = self._chosen(call, reply)
+        return _tried(size, reply) if self.flags.benchmark else size
+
+    def _chosen(self, call: ConvCall, reply: Reply | None) -> Range:
+        """The workspace of the kernel that is ranked first."""
         closed = self._closed_form(call)
         if reply is None or reply["bytes"] is None:
             return closed
@@ -195,27 +227,51 @@ class ConvWorkspaces:
         return _bounded(low, nominal, high)
 
     def _closed_form(self, call: ConvCall) -> Range:
-        is_plain = call.dtype is DType.FLOAT32 and not self._tf32
+        is_plain = call.dtype is DType.FLOAT32 and not self.flags.tf32
         return conv_workspace(call, (7, 0) if is_plain else self._capability, self._sm_count)
 
     def _split_bytes(self) -> int:
         return _SPLIT_BYTES * (self._sm_count or _SM_COUNT) // _SM_COUNT
 
 
+def remember(found: Mapping[ConvCall, int], gpu: Gpu, *, version: int, flags: CudnnFlags = DEFAULT_FLAGS) -> None:
+    """Keep workspaces that were measured on *gpu* with cuDNN *version* (91900 for 9.19.0), in bytes, for later estimates.
+
+    They come before cuDNN's own answers for that card, where the same version answers, and have evidence ``measured``.
+    """
+    cache = CudnnCache(cache_folder(), version=version, device=device_json(gpu))
+    cache.add({_key(_request(call, flags)): {"bytes": size, "is_measured": True} for call, size in found.items()})
+    cache.save()
+
+
+def _measured(size_bytes: int) -> Range:
+    return Range(low_bytes=size_bytes, nominal_bytes=size_bytes, high_bytes=size_bytes, evidence=Evidence.MEASURED)
+
+
+def _tried(first: Range, reply: Reply | None) -> Range:
+    """What a benchmark takes: once the largest workspace of all kernels, afterwards that of the fastest, whichever it is."""
+    if reply is None or "largest_bytes" not in reply:
+        return _bounded(0, first.high_bytes, first.high_bytes)
+    largest = max(reply["largest_bytes"], first.high_bytes)
+    return _bounded(min(reply["least_bytes"], first.low_bytes), largest, largest)
+
+
 def _bounded(low: int, nominal: int, high: int) -> Range:
     return Range(low_bytes=low, nominal_bytes=nominal, high_bytes=high, evidence=Evidence.BOUNDED)
 
 
-def conv_workspaces(gpu: Gpu | None, *, tf32: bool = True, libraries: Sequence[str] | None = None) -> ConvWorkspaces:
+def conv_workspaces(
+    gpu: Gpu | None, *, flags: CudnnFlags = DEFAULT_FLAGS, libraries: Sequence[str] | None = None
+) -> ConvWorkspaces:
     """Workspaces on *gpu*: by cuDNN where its libraries are and *gpu* can be described to it, else in closed form.
 
     ``libraries`` are paths to load instead of the installed ones; none at all asks for the closed form.
     """
     paths = installed_libraries() if libraries is None else tuple(libraries)
     if gpu is None or not paths or not is_described(gpu):
-        return ConvWorkspaces(gpu, tf32=tf32, answers=None)
+        return ConvWorkspaces(gpu, answers=None, flags=flags)
     answers = CudnnAnswers(cudnn_process(paths), device=device_json(gpu), folder=cache_folder(), version=header_version(paths))
-    return ConvWorkspaces(gpu, tf32=tf32, answers=answers)
+    return ConvWorkspaces(gpu, answers=answers, flags=flags)
 
 
 def header_version(libraries: Sequence[str]) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_ENTRIES = 20_000
 """About 3 MB; the oldest go first."""
 
@@ -66,7 +66,7 @@ def is_reply(reply: object) -> bool:
     """Whether *reply* has the shape of the child's answers: bytes that are a count or none, knobs that are numbers."""
     if not isinstance(reply, dict) or "bytes" not in reply:
         return False
-    sizes = (reply["bytes"], reply.get("unshared_bytes"), reply.get("engine"))
+    sizes = (*(reply.get(key) for key in ("bytes", "unshared_bytes", "least_bytes", "largest_bytes")), reply.get("engine"))
     knobs = reply.get("knobs", {})
     if not isinstance(knobs, dict) or not all(str(key).isdecimal() and type(value) is int for key, value in knobs.items()):
         return False

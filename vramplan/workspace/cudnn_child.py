@@ -33,7 +33,7 @@ _FORWARD, _BACKWARD_DATA, _GRAPH, _TENSOR, _DEVICE_PROPERTIES = 10, 12, 15, 17, 
 
 _DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 9}
 _INSTANT, _FALLBACK = 0, 2
-_TENSOR_CORE, _DOWN_CONVERT_INPUTS = 0, 1
+_TENSOR_CORE, _DOWN_CONVERT_INPUTS, _NONDETERMINISTIC = 0, 1, 4
 _WORKSPACE_KNOB = 25
 """CUDNN_KNOB_TYPE_WORKSPACE: 1 forbids the sharing of output tiles, and with it partial sums."""
 
@@ -164,16 +164,20 @@ def _configs(graph: Descriptor, device: Descriptor, mode: int) -> list[Descripto
     return heuristic.get_descriptors(202, _ENGINE_CONFIG, heuristic.count(202, _DESCRIPTOR))
 
 
-def _allowed(graph: Descriptor, device: Descriptor, *, tensor_cores: bool) -> Iterator[Descriptor]:
+def _allowed(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Iterator[Descriptor]:
     """Engine configurations in PyTorch's order, less those that it skips."""
+    skipped = {_DOWN_CONVERT_INPUTS}
+    if not call["tensor_cores"]:
+        skipped.add(_TENSOR_CORE)
+    if call["deterministic"]:
+        skipped.add(_NONDETERMINISTIC)
     for mode in (_INSTANT, _FALLBACK):
         try:
             configs = _configs(graph, device, mode)
         except CudnnError:
             continue
         for config in configs:
-            notes = _engine(config).get(1303, _NUMERICAL_NOTE, 16)
-            if _DOWN_CONVERT_INPUTS not in notes and (tensor_cores or _TENSOR_CORE not in notes):
+            if skipped.isdisjoint(_engine(config).get(1303, _NUMERICAL_NOTE, 16)):
                 yield config
 
 
@@ -205,22 +209,35 @@ def _unshared_bytes(config: Descriptor, device: Descriptor, knobs: dict[int, int
         return None
 
 
-def answer(cudnn: Cudnn, device: Descriptor, call: dict[str, Any]) -> dict[str, Any]:
-    """The first configuration that builds: its workspace, engine and knobs; ``{"bytes": None}`` when none does."""
-    graph = convolution_graph(cudnn, call)
-    for config in _allowed(graph, device, tensor_cores=call["tensor_cores"]):
+def _built(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Iterator[tuple[Descriptor, int]]:
+    """The configurations that build, with their workspaces."""
+    for config in _allowed(graph, device, call):
         try:
-            size_bytes = _workspace_bytes(config, device)
+            yield config, _workspace_bytes(config, device)
         except CudnnError:
             continue
-        knobs = _knobs(config)
-        return {
-            "bytes": size_bytes,
-            "engine": _engine(config).get(1301, _INT64)[0],
-            "knobs": knobs,
-            "unshared_bytes": _unshared_bytes(config, device, knobs),
-        }
-    return {"bytes": None}
+
+
+def answer(cudnn: Cudnn, device: Descriptor, call: dict[str, Any]) -> dict[str, Any]:
+    """The first configuration that builds: its workspace, engine and knobs; ``{"bytes": None}`` when none does.
+
+    For a benchmark, which tries all of them, also the least and the largest workspace of any.
+    """
+    built = _built(convolution_graph(cudnn, call), device, call)
+    config, size_bytes = next(built, (None, 0))
+    if config is None:
+        return {"bytes": None}
+    knobs = _knobs(config)
+    found = {
+        "bytes": size_bytes,
+        "engine": _engine(config).get(1301, _INT64)[0],
+        "knobs": knobs,
+        "unshared_bytes": _unshared_bytes(config, device, knobs),
+    }
+    if call["benchmark"]:
+        sizes = [size_bytes, *(size for _, size in built)]
+        found |= {"least_bytes": min(sizes), "largest_bytes": max(sizes)}
+    return found
 
 
 def main(libraries: Sequence[str]) -> None:

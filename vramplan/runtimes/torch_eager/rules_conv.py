@@ -16,7 +16,7 @@ from vramplan.runtimes.torch_eager.layouts import bytes_of, channels_last_of, fr
 from vramplan.runtimes.torch_eager.scratch import named
 from vramplan.runtimes.torch_eager.shadow import Op, Rule, Shadow, decompose
 from vramplan.workspace import kernels
-from vramplan.workspace.convolution import ConvCall
+from vramplan.workspace.convolution import WORKSPACE_NAME, ConvCall
 
 aten: Any = torch.ops.aten
 
@@ -150,7 +150,7 @@ def _run_cudnn(shadow: Shadow, call: ConvCall) -> None:
     workspace = shadow.target.conv_workspace(call)
     shadow.findings.convolutions[len(shadow.ledger.ops) - 1] = call
     shadow.findings.doubtful_convolutions += workspace.low_bytes != workspace.high_bytes
-    shadow.ledger.free(shadow.doubtful_scratch(workspace, "cuDNN workspace"))
+    shadow.ledger.free(shadow.doubtful_scratch(workspace, WORKSPACE_NAME))
 
 
 def _copied(shadow: Shadow, tensor: torch.Tensor, is_fine: bool, name: str) -> int:
