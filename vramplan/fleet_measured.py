@@ -23,7 +23,7 @@ from vramplan.errors import MeasurementError, UsageError
 from vramplan.estimate import Options
 from vramplan.folders import cache_folder
 from vramplan.gpus import Gpu, find_gpu
-from vramplan.measuring import Machine, check_runtime, measure, open_machine
+from vramplan.measuring import Machine, measure, measured_runtime, open_machine
 from vramplan.precision import find_policy
 from vramplan.ranges import Evidence
 
@@ -64,7 +64,7 @@ class Subject:
                     f"{os.fspath(model)[-80:]!r} cannot be measured: PyTorch runs modules, not ONNX files",
                     hint="Name file.py:factory, a zoo model or a .pt2 file; or give the rate you know: --infer-fps.",
                 )
-            check_runtime(os.fspath(model), None)
+            measured_runtime(os.fspath(model), None)
         policy = find_policy(self.precision)
         if policy.weight_type is not None:
             raise UsageError(

@@ -17,12 +17,14 @@ from vramplan.device.measurement import Measurement
 from vramplan.device.nvml import open_probe
 from vramplan.device.probe import Device, Probe
 from vramplan.device.this_gpu import gpu_of, visible_device
-from vramplan.device.torch_run import Request, run_torch
-from vramplan.errors import MeasurementError, UsageError
+from vramplan.device.run import Request, run_child
+from vramplan.errors import MeasurementError, UsageError, printable
 from vramplan.estimate import estimate, find_runtime
 from vramplan.folders import cache_folder
 from vramplan.gpus import Gpu
+from vramplan.graph import Tensor
 from vramplan.result import Estimate
+from vramplan.sources import open_model
 from vramplan.sources.recording import read_recording, write_recording
 from vramplan.sources.torch_spec import require_torch
 from vramplan.units import format_bytes
@@ -60,36 +62,61 @@ class Cell:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     allow_pickle: bool = False
+    runtime: str = "torch"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         model: str | os.PathLike[str],
         *,
+        runtime: str | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         dims: Mapping[str, int] | None,
+        options: Mapping[str, str] | None = None,
         **others: Any,
     ) -> Cell:
-        """Of the arguments of `measure`. `UsageError` for a module given as an object."""
+        """Of the arguments of `measure`. `UsageError` for a module given as an object, and for what cannot be measured."""
         if not isinstance(model, str | os.PathLike):
             raise UsageError(
                 "a module cannot be measured as an object: it runs in a process of its own", hint="Name it: file.py:factory"
             )
-        return cls(model=os.fspath(model), shapes=shapes or {}, dims=dims or {}, **others)
+        name = os.fspath(model)
+        chosen = measured_runtime(name, runtime)
+        if chosen == "onnxruntime" and (others["precision"] != "as-is" or others["memory_format"] != "contiguous"):
+            raise UsageError(
+                "ONNX Runtime runs a file as it is",
+                hint="Leave --precision and --memory-format out, or convert the file first.",
+            )
+        if chosen == "torch" and options:
+            raise UsageError("runtime options are ONNX Runtime's", hint="Leave --runtime-option out.")
+        return cls(model=name, runtime=chosen, shapes=shapes or {}, dims=dims or {}, options=options or {}, **others)
 
     def estimate(self, gpu: Gpu) -> Estimate:
         """What it is estimated to take on *gpu*."""
+        others: dict[str, Any] = {"memory_format": self.memory_format, "allow_pickle": self.allow_pickle}
+        if self.runtime == "onnxruntime":
+            others = {"runtime_options": self.options}
         return estimate(
             self.model,
             batch=self.batch,
             precision=self.precision,
-            runtime="torch",
+            runtime=self.runtime,
             gpu=gpu,
             shapes=self.shapes,
             dims=self.dims,
-            memory_format=self.memory_format,
-            allow_pickle=self.allow_pickle,
+            **others,
         )
+
+    def inputs(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """Name, element type and shape of each input of an ONNX file; none for PyTorch, which makes its own.
+
+        Raises `UsageError` for a dimension that stays open, or an element type that cannot be made up.
+        """
+        if self.runtime != "onnxruntime":
+            return ()
+        graph = open_model(self.model).bind(batch=self.batch, shapes=self.shapes, dims=self.dims)
+        return tuple(_input(graph.tensors[name]) for name in graph.inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +135,7 @@ def measure(
     batch: int | None = None,
     precision: str = "as-is",
     runtime: str | None = None,
+    runtime_options: Mapping[str, str] | None = None,
     memory_format: str = "contiguous",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -122,7 +150,8 @@ def measure(
     """Run *model* on this machine's GPU in a process of its own, and read what it took.
 
     model        as for `estimate`, by name: a zoo model, ``file.py:factory``, ``package.module:factory``, ``.pt2``,
-                 TorchScript; the model's code runs
+                 TorchScript; the model's code runs. An ``.onnx`` file runs in ONNX Runtime
+    runtime_options   options of ONNX Runtime's session and CUDA provider
     gpu_index    which GPU, as nvidia-smi counts; None: the first that is visible
     force        measure although the estimate does not fit into what is free
     limit_bytes  what the model's allocator may reserve at most; None: all that is free
@@ -133,6 +162,8 @@ def measure(
     """
     cell = Cell.of(
         model,
+        runtime=runtime,
+        options=runtime_options,
         batch=batch,
         precision=precision,
         memory_format=memory_format,
@@ -140,18 +171,39 @@ def measure(
         dims=dims,
         allow_pickle=allow_pickle,
     )
-    check_runtime(cell.model, runtime)
     machine = open_machine(gpu_index=gpu_index, probe=probe)
     guard = Guard(force=force, limit_bytes=limit_bytes, timeout_s=timeout_s, wait_s=wait_s)
     return measure_cell(cell, machine, guard, expected=cell.estimate(machine.gpu))
 
 
-def check_runtime(model: str, runtime: str | None) -> None:
-    """`UsageError` for what cannot be measured, `MachineError` when PyTorch is not installed."""
-    if runtime == "tensorrt":
-        raise UsageError("TensorRT engines cannot be measured yet", hint="Leave --runtime out: PyTorch runs the model.")
-    find_runtime(model, "torch")
-    require_torch()
+def measured_runtime(model: str, runtime: str | None) -> str:
+    """What runs *model*: ONNX Runtime for an ``.onnx`` file, else PyTorch.
+
+    Raises `UsageError` for what cannot be measured, `MachineError` when PyTorch is needed and not installed.
+    """
+    is_file = Path(model).suffix.lower() == ".onnx"
+    chosen = runtime or ("onnxruntime" if is_file else "torch")
+    if chosen == "tensorrt":
+        raise UsageError("TensorRT engines cannot be measured yet", hint="Leave --runtime out.")
+    if chosen == "onnxruntime" and not is_file:
+        raise UsageError("ONNX Runtime runs .onnx files with their weights", hint="Name such a file, or use --runtime torch.")
+    if chosen != "onnxruntime":
+        find_runtime(model, chosen)
+        require_torch()
+    return chosen
+
+
+def _input(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
+    if tensor.shape is None or tensor.dtype.value not in MADE_UP:
+        raise UsageError(
+            f"input {printable(tensor.name)[:80]!r} cannot be made up: its shape or element type is not known",
+            hint="Measuring takes inputs of numbers; give open shapes with --shape.",
+        )
+    return tensor.name, tensor.dtype.value, tensor.shape
+
+
+MADE_UP = frozenset({"float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"})
+"""Element types that have a name in NumPy."""
 
 
 def measure_cell(
@@ -172,6 +224,9 @@ def measure_cell(
             _check_fits(expected, free_bytes, machine)
         request = Request(
             model=cell.model,
+            runtime=cell.runtime,
+            inputs=cell.inputs(),
+            options=cell.options,
             batch=cell.batch,
             precision=cell.precision,
             memory_format=cell.memory_format,
@@ -182,7 +237,7 @@ def measure_cell(
             is_timed=is_timed,
             record_path=record_path,
         )
-        return run_torch(request, probe=machine.probe, device=machine.device, timeout_s=guard.timeout_s)
+        return run_child(request, probe=machine.probe, device=machine.device, timeout_s=guard.timeout_s)
 
 
 def record_cell(

@@ -18,7 +18,7 @@ from vramplan.device.measurement import Measurement, Outcome
 from vramplan.device.probe import Probe
 from vramplan.errors import UsageError
 from vramplan.learning import measured_workspaces
-from vramplan.measuring import TIMEOUT_S, Cell, Guard, Machine, check_runtime, open_machine, record_cell
+from vramplan.measuring import TIMEOUT_S, Cell, Guard, Machine, measure_cell, open_machine, record_cell
 from vramplan.ranges import Range
 from vramplan.replaying import Replay, replay
 from vramplan.result import Estimate
@@ -105,6 +105,7 @@ def verify(
     batch: int | None = None,
     precision: str = "as-is",
     runtime: str | None = None,
+    runtime_options: Mapping[str, str] | None = None,
     memory_format: str = "contiguous",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -126,6 +127,8 @@ def verify(
         raise UsageError(f"tolerance {tolerance} is below zero", hint="Write it like 0.05 for 5 %.")
     cell = Cell.of(
         model,
+        runtime=runtime,
+        options=runtime_options,
         batch=batch,
         precision=precision,
         memory_format=memory_format,
@@ -133,15 +136,16 @@ def verify(
         dims=dims,
         allow_pickle=allow_pickle,
     )
-    check_runtime(cell.model, runtime)
     machine = open_machine(gpu_index=gpu_index, probe=probe)
     guard = Guard(force=force, limit_bytes=limit_bytes, timeout_s=timeout_s, wait_s=wait_s)
     return verify_cell(cell, machine, guard, tolerance=tolerance)
 
 
 def verify_cell(cell: Cell, machine: Machine, guard: Guard, *, tolerance: float = TOLERANCE_RATIO) -> Verification:
-    """One cell, with a recording."""
+    """One cell, with a recording where the runtime can be recorded."""
     expected = cell.estimate(machine.gpu)
+    if cell.runtime != "torch":
+        return compare(expected, measure_cell(cell, machine, guard, expected=expected), None, tolerance=tolerance)
     with tempfile.TemporaryDirectory(prefix="vramplan-") as folder:
         path = Path(folder) / "recording.json.gz"
         measurement, is_recorded = record_cell(cell, machine, guard, path, expected=expected)
@@ -181,20 +185,29 @@ def _rows(expected: Estimate, measurement: Measurement, recorded: Replay | None)
     yield PartRow(part="total", predicted=expected.budget.total, measured_bytes=measurement.total_bytes or None)
 
 
-def _measured_parts(measurement: Measurement, recorded: Replay | None) -> dict[str, int]:
+def _measured_parts(measurement: Measurement, recorded: Replay | None) -> dict[str, int | None]:
     """By the recording where there is one; else what the counters alone tell."""
+    context: dict[str, int | None] = {"context": measurement.context_bytes}
     if recorded is not None:
-        found = {part: size.nominal_bytes for part, size in recorded.estimate.budget.parts.items()}
-        return found | {"context": measurement.context_bytes}
-    found = {"context": measurement.context_bytes} if measurement.phases else {}
-    if weights := measurement.phases.get("weights"):
-        found["weights"] = weights.requested_bytes
-        if loaded := measurement.phases.get("load"):
-            found["inputs"] = loaded.requested_bytes - weights.requested_bytes
-    return found
+        return {part: size.nominal_bytes for part, size in recorded.estimate.budget.parts.items()} | context
+    weights, loaded = (_requested(measurement, name) for name in ("weights", "load"))
+    inputs = None if weights is None or loaded is None else loaded - weights
+    return {"weights": weights, "inputs": inputs} | context
+
+
+def _requested(measurement: Measurement, phase: str) -> int | None:
+    reading = measurement.phases.get(phase)
+    return None if reading is None else reading.requested_bytes
 
 
 def _peaks(expected: Estimate, measurement: Measurement) -> Iterator[PartRow]:
+    """PyTorch's own counters; what the process took in each phase of a runtime that has none."""
+    if measurement.runtime != "torch":
+        for phase, reading in measurement.phases.items():
+            size_bytes = expected.phases[phase].process_bytes if phase in expected.phases else None
+            if size_bytes is not None:
+                yield PartRow(part=f"{phase}.process", predicted=Range.exact(size_bytes), measured_bytes=reading.process_bytes)
+        return
     for name in PEAKS:
         phase, _, counter = name.partition(".")
         read = measurement.phases.get(phase)

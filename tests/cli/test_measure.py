@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from tests.device_fakes import H200_IDLE, FakeProbe, with_used
 from tests.measured import STEPS, TOLD, USED_MIB, counters, probe, speaking, used
-from vramplan.device import torch_run
+from vramplan.device import run as device_run
 from vramplan.errors import MachineError
 
 MODEL = ("resnet50", "-b", "1", "--precision", "fp16")
@@ -31,7 +31,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(messages: list[dict] | None = None, **answers: object) -> None:
         monkeypatch.setattr("vramplan.measuring.open_probe", lambda: probe(**answers))
-        monkeypatch.setattr(torch_run, "module_command", lambda _: speaking(messages or TOLD))
+        monkeypatch.setattr(device_run, "module_command", lambda _: speaking(messages or TOLD))
 
     return install
 
@@ -195,12 +195,22 @@ def test_a_file_that_exists_is_not_replaced(vramplan, gpu, tmp_path: Path):
     assert path.read_text() == "mine"
 
 
-def test_an_onnx_file_is_sent_to_the_right_road(vramplan, gpu, tmp_path: Path):
+def test_what_goes_with_which_runtime(vramplan, gpu, tmp_path: Path):
     gpu()
-    (tmp_path / "net.onnx").write_bytes(b"")
-    outcome = vramplan("measure", str(tmp_path / "net.onnx"))
-    assert outcome.exit_code == 2
-    assert "PyTorch runs modules, not ONNX files" in outcome.err
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    for words, said in (
+        (("--runtime", "torch"), "PyTorch runs modules, not ONNX files"),
+        (("--precision", "fp16"), "ONNX Runtime runs a file as it is"),
+        (("--record", str(tmp_path / "run.json")), "only PyTorch can be recorded"),
+        (("--runtime-option", "fast"), "is not KEY=VALUE"),
+        (("--runtime-option", "a=1", "--runtime-option", "a=2"), "is there twice"),
+    ):
+        outcome = vramplan("measure", str(path), *words)
+        assert (outcome.exit_code, outcome.out) == (2, "")
+        assert said in outcome.err
+    assert "runs .onnx files" in vramplan("measure", "yolov8s", "--runtime", "onnxruntime").err
+    assert "runtime options are ONNX Runtime's" in vramplan("verify", "yolov8s", "--runtime-option", "a=1").err
 
 
 def test_names_from_outside_do_not_reach_the_terminal(vramplan, gpu):

@@ -10,14 +10,14 @@ from tests.device_fakes import H200
 from tests.measured import MIB, STEPS, TOLD, counters, measurement, probe, reading, speaking, used
 from vramplan.device.measurement import Latency, Measurement, Outcome, PhaseReading
 from vramplan.device.probe import GpuProcess
-from vramplan.device.torch_run import Request, run_torch
+from vramplan.device.run import Request, run_child
 from vramplan.errors import MachineError, MeasurementError, ModelError
 
 REQUEST = Request(model="net.py:net", batch=4, precision="fp16", memory_format="contiguous", limit_bytes=1 << 34)
 
 
 def run(messages: list[dict], **answers: object) -> Measurement:
-    return run_torch(REQUEST, probe=probe(**answers), device=H200, timeout_s=20, command=speaking(messages))
+    return run_child(REQUEST, probe=probe(**answers), device=H200, timeout_s=20, command=speaking(messages))
 
 
 def test_the_context_is_the_process_less_what_the_allocator_reserved():
@@ -98,7 +98,7 @@ def test_what_the_child_says_is_wrong_is_raised(kind, error):
 @pytest.mark.parametrize(
     "message",
     [
-        {"phase": "load", "counters": {}},
+        {"phase": "load"},
         {"phase": "load", "counters": counters(1) | {"allocated_bytes": 5 * MIB}},
         {"phase": "load", "counters": counters(1) | {"surprise": 1}},
         {"phase": ["load"], "counters": counters(1)},

@@ -85,6 +85,22 @@ def read_dims(texts: Iterable[str]) -> dict[str, int]:
     return dims
 
 
+def read_options(texts: Iterable[str]) -> dict[str, str]:
+    """``key=value`` of ``--runtime-option``, one a flag. Which keys there are is the runtime's to say."""
+    options: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key and equals and value):
+            raise UsageError(
+                f"--runtime-option: {text[:80]!r} is not KEY=VALUE",
+                hint="Write it like --runtime-option arena_extend_strategy=kSameAsRequested",
+            )
+        if key in options:
+            raise UsageError(f"--runtime-option: {key[:80]!r} is there twice", hint="Name each once.")
+        options[key] = value
+    return options
+
+
 def read_size(flag: str, text: str | None) -> int | None:
     """``8GiB`` in bytes; None without the flag. UsageError for nothing at all."""
     if text is None:

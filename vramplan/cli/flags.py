@@ -57,9 +57,15 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown tab
 OutputFile = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there: .json, .csv, .md, .txt.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file of -o if it exists.")]
 
+RuntimeOptions = Annotated[
+    list[str] | None,
+    typer.Option("--runtime-option", metavar="K=V", help="ONNX Runtime: arena_extend_strategy=kSameAsRequested."),
+]
 OneBatch = Annotated[str | None, typer.Option("-b", "--batch", metavar="N", help="The batch size.")]
 OnePrecision = Annotated[str, typer.Option("--precision", metavar="P", help="as-is, fp32, fp16, bf16, autocast-fp16.")]
-OneRuntime = Annotated[str | None, typer.Option("--runtime", metavar="R", help="What runs the model: torch.")]
+OneRuntime = Annotated[
+    str | None, typer.Option("--runtime", metavar="R", help="What runs the model: torch, or onnxruntime for a file.")
+]
 GpuIndex = Annotated[int | None, typer.Option("--gpu-index", metavar="N", help="Which GPU, as nvidia-smi counts.")]
 MemoryLimit = Annotated[str | None, typer.Option("--memory-limit", metavar="SIZE", help="What the run may take: 8GiB.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds after which the run is ended.")]

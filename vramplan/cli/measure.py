@@ -20,6 +20,7 @@ def measure_command(
     batch: flags.OneBatch = None,
     precision: flags.OnePrecision = "as-is",
     runtime: flags.OneRuntime = None,
+    runtime_option: flags.RuntimeOptions = None,
     memory_format: flags.MemoryFormat = None,
     shape: flags.Shapes = None,
     dim: flags.Dims = None,
@@ -49,6 +50,8 @@ def measure_command(
         model,
         batch=batch,
         precision=precision,
+        runtime=runtime,
+        runtime_option=runtime_option,
         memory_format=memory_format,
         shape=shape,
         dim=dim,
@@ -56,10 +59,11 @@ def measure_command(
     )
     guard = measured.read_guard(memory_limit=memory_limit, timeout=timeout, wait=wait, force=force)
 
-    from vramplan.measuring import check_runtime, measure_cell, open_machine, record_cell  # noqa: PLC0415
+    from vramplan.measuring import measure_cell, open_machine, record_cell  # noqa: PLC0415
 
-    check_runtime(cell.model, runtime)
     machine = open_machine(gpu_index=gpu_index)
+    if path is not None and cell.runtime != "torch":
+        raise UsageError("only PyTorch can be recorded", hint="Leave --record out.")
     if find_max_batch:
         from vramplan.max_batch import find_max_batch as search  # noqa: PLC0415
 

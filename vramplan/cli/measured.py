@@ -20,6 +20,8 @@ def read_cell(
     *,
     batch: str | None,
     precision: str,
+    runtime: str | None,
+    runtime_option: Sequence[str] | None,
     memory_format: str | None,
     shape: Sequence[str] | None,
     dim: Sequence[str] | None,
@@ -40,8 +42,10 @@ def read_cell(
 
     if memory_format is not None and memory_format not in MEMORY_FORMATS:
         raise UsageError(f"unknown memory format {memory_format[:40]!r}", hint=f"Known: {', '.join(MEMORY_FORMATS)}.")
-    return Cell(
-        model=model,
+    return Cell.of(
+        model,
+        runtime=runtime,
+        options=arguments.read_options(runtime_option or ()),
         batch=batches[0],
         precision=precisions[0],
         memory_format=memory_format or "contiguous",

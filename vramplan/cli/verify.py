@@ -19,6 +19,7 @@ def verify_command(
     batch: flags.OneBatch = None,
     precision: flags.OnePrecision = "as-is",
     runtime: flags.OneRuntime = None,
+    runtime_option: flags.RuntimeOptions = None,
     memory_format: flags.MemoryFormat = None,
     shape: flags.Shapes = None,
     dim: flags.Dims = None,
@@ -46,6 +47,8 @@ def verify_command(
         model,
         batch=batch,
         precision=precision,
+        runtime=runtime,
+        runtime_option=runtime_option,
         memory_format=memory_format,
         shape=shape,
         dim=dim,
@@ -53,10 +56,9 @@ def verify_command(
     )
     guard = measured.read_guard(memory_limit=memory_limit, timeout=timeout, wait=wait, force=force)
 
-    from vramplan.measuring import check_runtime, open_machine  # noqa: PLC0415  keeps start-up fast
+    from vramplan.measuring import open_machine  # noqa: PLC0415  keeps start-up fast
     from vramplan.verification import verify_cell  # noqa: PLC0415
 
-    check_runtime(cell.model, runtime)
     found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
     _emit(target, found)
     if learn:

@@ -19,7 +19,8 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseReading:
     """One phase, read at its end: bytes requested, allocated and reserved by the runtime's allocator, now and at their peaks
-    within the phase; ``process_bytes`` is what the card has less than before the process, by the driver.
+    within the phase; ``process_bytes`` is what the card has less than before the process, by the driver. Counters are None
+    where the runtime has none that a program can read (ONNX Runtime).
 
     ``retry_count`` and ``device_alloc_count`` count since the process began: allocations that first had to give memory back,
     and those that went to the driver.
@@ -27,13 +28,13 @@ class PhaseReading:
     Invariant: no count is negative, and no peak is below its end.
     """
 
-    requested_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    requested_peak_bytes: int
-    allocated_peak_bytes: int
-    reserved_peak_bytes: int
     process_bytes: int
+    requested_bytes: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    requested_peak_bytes: int | None = None
+    allocated_peak_bytes: int | None = None
+    reserved_peak_bytes: int | None = None
     retry_count: int = 0
     device_alloc_count: int = 0
 
@@ -43,18 +44,21 @@ class PhaseReading:
             (self.allocated_bytes, self.allocated_peak_bytes),
             (self.reserved_bytes, self.reserved_peak_bytes),
         )
-        if any(now < 0 or peak < now for now, peak in pairs):
+        known = [(now, peak) for now, peak in pairs if now is not None and peak is not None]
+        if any(now < 0 or peak < now for now, peak in known):
             raise ValueError(f"counters that cannot be: {self}")
 
     @property
-    def context_bytes(self) -> int:
-        """What the process holds beyond the allocator: the context, kernels, handles of libraries."""
-        return self.process_bytes - self.reserved_bytes
+    def context_bytes(self) -> int | None:
+        """What the process holds beyond the allocator: the context, kernels, handles of libraries. None without counters."""
+        return None if self.reserved_bytes is None else self.process_bytes - self.reserved_bytes
 
     @property
     def process_peak_bytes(self) -> int:
         """The most the process took: when the allocator reserved most, with everything loaded that is loaded at the end."""
-        return self.reserved_peak_bytes + self.context_bytes
+        if self.reserved_peak_bytes is None or self.reserved_bytes is None:
+            return self.process_bytes
+        return self.process_bytes + self.reserved_peak_bytes - self.reserved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +97,14 @@ class Latency:
 class Measurement:
     """A model that ran.
 
-    phases       by name: weights, load (weights and inputs), first_run, steady; those that were reached
+    phases       by name, those that were reached: weights, load (weights and inputs), first_run and steady of PyTorch;
+                 session, run1, run2 and steady (run 4) of ONNX Runtime
     steps        of the context: init, first_kernel, first_convolution, first_gemm; those that were reached
     limit_bytes  what its allocator was allowed to reserve
     others       other processes that held memory of the card before it
     environment  gpu, driver, cuda, torch, cudnn, python, platform, date
 
-    Invariant: a finished measurement has the phases load, first_run and steady.
+    Invariant: a finished measurement has the phase steady.
     """
 
     model: str
@@ -118,7 +123,7 @@ class Measurement:
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.outcome is Outcome.FINISHED and not {"load", "first_run", "steady"} <= self.phases.keys():
+        if self.outcome is Outcome.FINISHED and "steady" not in self.phases:
             raise ValueError(f"finished, with phases {list(self.phases)}")
 
     @property
@@ -127,7 +132,7 @@ class Measurement:
         return max((phase.process_peak_bytes for phase in self.phases.values()), default=0)
 
     @property
-    def context_bytes(self) -> int:
-        """What it held beyond its allocator in the end."""
+    def context_bytes(self) -> int | None:
+        """What it held beyond its allocator in the end; None where nobody can tell."""
         readings = [phase.context_bytes for phase in self.phases.values()] or [step.context_bytes for step in self.steps]
-        return readings[-1] if readings else 0
+        return readings[-1] if readings else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 
 from vramplan.device.measurement import Latency, Measurement, Outcome
 from vramplan.max_batch import MaxBatch, Try
@@ -88,20 +89,30 @@ def environment_line(found: Measurement) -> str:
 
 
 def phase_grid(found: Measurement) -> Grid:
-    """One row a phase, at its end and at its peaks."""
-    headers = ("phase", "requested", "allocated", "reserved", "process", "context")
+    """One row a phase, at its end and at its peaks; counters that the runtime has not are left out."""
     rows = [
         (
             name.replace("_", " "),
-            format_bytes(phase.requested_peak_bytes),
-            format_bytes(phase.allocated_peak_bytes),
-            format_bytes(phase.reserved_peak_bytes),
-            format_bytes(phase.process_bytes),
-            format_bytes(phase.context_bytes),
+            size(phase.requested_peak_bytes),
+            size(phase.allocated_peak_bytes),
+            size(phase.reserved_peak_bytes),
+            size(phase.process_bytes),
+            size(phase.context_bytes),
         )
         for name, phase in found.phases.items()
     ]
-    return Grid(headers=headers, rows=tuple(rows), words=frozenset({"phase"}))
+    headers = ("phase", "requested", "allocated", "reserved", "process", "context")
+    is_known = [index == 0 or any(row[index] != UNKNOWN for row in rows) for index in range(len(headers))]
+    cells = tuple(tuple(compress(row, is_known)) for row in rows)
+    return Grid(headers=tuple(compress(headers, is_known)), rows=cells, words=frozenset({"phase"}))
+
+
+UNKNOWN = "?"
+
+
+def size(size_bytes: int | None) -> str:
+    """Bytes as text, ``?`` for what was not measured."""
+    return UNKNOWN if size_bytes is None else format_bytes(size_bytes)
 
 
 def step_grid(found: Measurement) -> Grid:

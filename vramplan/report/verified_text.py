@@ -8,7 +8,7 @@ from vramplan.alignment import Alignment, Difference
 from vramplan.device.measurement import Outcome
 from vramplan.report.canvas import MAX_WIDTH, Canvas
 from vramplan.report.grid import Grid
-from vramplan.report.measured_text import SEPARATOR, cell_facts, environment_line, failure_text, markdown_page
+from vramplan.report.measured_text import SEPARATOR, cell_facts, environment_line, failure_text, markdown_page, size
 from vramplan.report.words import printable, shorten
 from vramplan.units import format_bytes
 from vramplan.verification import PartRow, Verification
@@ -133,11 +133,6 @@ def _difference_cells(phase: str, difference: Difference) -> tuple[str, ...]:
 
 def _name(part: str) -> str:
     return _NAMES.get(part, part).replace("_", " ").replace(".", ": ")
-
-
-def size(size_bytes: int | None) -> str:
-    """Bytes as text, ``?`` for what was not measured."""
-    return "?" if size_bytes is None else format_bytes(size_bytes)
 
 
 def signed(size_bytes: int | None) -> str:

@@ -11,10 +11,14 @@ from vramplan.ranges import Range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePeak:
-    """The peaks of one phase, in bytes: held by buffers, and held by the runtime's allocator."""
+    """The peaks of one phase, in bytes: held by buffers, and held by the runtime's allocator.
+
+    ``process_bytes`` is what the process takes of the card at its end, context included, where the runtime's plan says so.
+    """
 
     allocated_peak_bytes: int
     reserved_peak_bytes: int
+    process_bytes: int | None = None
 
     @classmethod
     def of(cls, size_bytes: int) -> PhasePeak:

@@ -1,4 +1,4 @@
-"""Runs a PyTorch model in a child process and reads the driver at every barrier: from a request to a `Measurement`."""
+"""Runs a model in a child process and reads the driver at every barrier: from a request to a `Measurement`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from vramplan.device.measurement import ContextStep, Latency, Measurement, Outco
 from vramplan.device.probe import Device, GpuProcess, Probe
 from vramplan.errors import MeasurementError
 
-CHILD = "vramplan.device.torch_child"
+CHILDREN = {"torch": "vramplan.device.torch_child", "onnxruntime": "vramplan.device.ort_child"}
+"""The program of the child process, by runtime."""
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to run. ``record_path`` is where the child writes a recording, or None; ``limit_bytes`` caps its allocator."""
+    """What to run. ``record_path`` is where the child writes a recording, or None; ``limit_bytes`` caps its allocator.
+
+    ``inputs`` (name, element type, shape) and ``options`` are ONNX Runtime's; PyTorch makes its own inputs.
+    """
 
     model: str
+    runtime: str = "torch"
     batch: int | None
     precision: str
     memory_format: str
@@ -32,9 +39,11 @@ class Request:
     limit_bytes: int
     is_timed: bool = True
     record_path: Path | None = None
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_torch(
+def run_child(
     request: Request, *, probe: Probe, device: Device, timeout_s: float, command: Sequence[str] | None = None
 ) -> Measurement:
     """Run *request* on *device*; nothing of it is left when this returns or raises.
@@ -44,7 +53,9 @@ def run_torch(
     """
     run = _Run(request, probe, device)
     environment = child_environment(os.environ, CUDA_VISIBLE_DEVICES=device.uuid, CUDA_DEVICE_ORDER="PCI_BUS_ID")
-    with Child(command or module_command(CHILD), run.message(), timeout_s=timeout_s, environment=environment) as child:
+    with Child(
+        command or module_command(CHILDREN[request.runtime]), run.message(), timeout_s=timeout_s, environment=environment
+    ) as child:
         try:
             for message in child.messages():
                 run.take(message, child.pid)
@@ -91,6 +102,10 @@ class _Run:
             "is_timed": request.is_timed,
             "record_path": None if request.record_path is None else str(request.record_path),
             "provenance": self._environment,
+            "name": Path(request.model).stem,
+            "inputs": [[name, dtype, list(shape)] for name, dtype, shape in request.inputs],
+            "options": dict(request.options),
+            "provider": CUDA_PROVIDER,
         }
 
     def take(self, message: Message, pid: int) -> None:
@@ -131,7 +146,7 @@ class _Run:
             raise MeasurementError(f"the child process ended after {list(self._phases) or 'nothing'}, before the model had run")
         return Measurement(
             model=self._name,
-            runtime="torch",
+            runtime=self._request.runtime,
             precision=self._request.precision,
             batch=self._batch,
             memory_format=self._request.memory_format,

@@ -1,0 +1,99 @@
+"""ONNX Runtime for real, in a child process, on the CPU: what it reports, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save
+
+from tests.device_fakes import H200, FakeProbe
+from tests.measured import MIB, used
+from vramplan.device import run as device_run
+from vramplan.device.measurement import Outcome
+from vramplan.device.run import Request, run_child
+from vramplan.errors import MachineError, ModelError
+from vramplan.measuring import Cell
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A matrix product: x (batch, 4) times weights (4, 2)."""
+    weights = numpy_helper.from_array(np.ones((4, 2), dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    save(model, tmp_path / "product.onnx")
+    return tmp_path / "product.onnx"
+
+
+def request(path: Path, **changes: object) -> Request:
+    cell = Cell(model=str(path), batch=3, runtime="onnxruntime")
+    usual = {"is_timed": False, "inputs": cell.inputs(), "limit_bytes": 1 << 30}
+    return Request(
+        model=str(path), runtime="onnxruntime", batch=3, precision="as-is", memory_format="contiguous", **{**usual, **changes}
+    )
+
+
+def run(asked: Request, **answers: object):
+    probe = FakeProbe(memory=used(0, 600, 610, 620, 620), **answers)
+    return run_child(asked, probe=probe, device=H200, timeout_s=60)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(device_run, "CUDA_PROVIDER", "CPUExecutionProvider")
+
+
+def test_inputs_are_those_of_the_file_at_the_batch(path):
+    assert Cell(model=str(path), batch=3, runtime="onnxruntime").inputs() == (("x", "float32", (3, 4)),)
+
+
+def test_the_driver_is_read_after_the_session_and_runs_1_2_and_4(path, on_cpu):
+    found = run(request(path, is_timed=True))
+    assert found.outcome is Outcome.FINISHED
+    assert {name: phase.process_bytes // MIB for name, phase in found.phases.items()} == {
+        "session": 600,
+        "run1": 610,
+        "run2": 620,
+        "steady": 620,
+    }
+    assert all(phase.reserved_bytes is None for phase in found.phases.values())
+    assert found.total_bytes == 620 * MIB
+    assert found.context_bytes is None
+    assert (found.model, found.runtime, found.batch) == ("product", "onnxruntime", 3)
+    assert "onnxruntime" in found.environment
+    assert "torch" not in found.environment
+    assert found.latency is not None
+    assert found.latency.batch == 3
+
+
+def test_a_model_that_onnx_runtime_refuses(path, on_cpu):
+    asked = request(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        run(asked)
+
+
+def test_a_build_without_cuda_says_so(path):
+    with pytest.raises(MachineError, match="has no CUDA provider") as caught:
+        run(request(path))
+    assert "onnxruntime-gpu" in caught.value.hint
+
+
+def test_session_options_reach_the_session(path, on_cpu):
+    options = {
+        "enable_mem_pattern": "0",
+        "graph_optimization_level": "disable_all",
+        "session.use_device_allocator_for_initializers": "1",
+    }
+    assert run(request(path, options=options)).outcome is Outcome.FINISHED
