@@ -5,7 +5,7 @@ Every pair of buffers is looked at, in order, so the answer is always the first 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from vramplan.allocators.placement import Blocks, Placement, Request
 
@@ -76,6 +76,69 @@ def find_caching_fault(
         if sum(size for _, size in held.values()) > sum(segments.values()):
             return f"line {number}: more is allocated than reserved"
     return "" if free is None else _tiling_fault(segments, sorted(held.values()), sorted(free))
+
+
+def find_bfc_fault(
+    log: Sequence[tuple[str, int, int, int]],
+    *,
+    requested: Mapping[int, int],
+    free: Sequence[tuple[int, int]] | None = None,
+    bypassing: Collection[int] = (),
+    alignment_bytes: int = 256,
+    max_dead_bytes: int = 128 << 20,
+) -> str:
+    """Describe the first line of a BFC arena's log that cannot be, without streams; empty when there is none.
+
+    On top of what `find_caching_fault` sees: every buffer begins where the smallest gap does that is large enough, and is cut
+    off that gap only where the rules say so. Buffers *bypassing* the arena have a segment of their own and exact size.
+    """
+    fault = find_caching_fault(log, requested=requested, free=free)
+    segments: dict[int, int] = {}
+    held: dict[int, tuple[int, int]] = {}
+    for number, (what, key, address, size) in enumerate(log if not fault else ()):
+        if what == "hold" and key in bypassing:
+            fault = "" if segments.get(address) == size == requested[key] else f"buffer {key} has no segment of its own"
+        elif what == "hold":
+            rounded = -(-requested[key] // alignment_bytes) * alignment_bytes
+            new = log[number - 1][2] if number and log[number - 1][0] == "segment" else None
+            fault = _fit_fault(_gaps(segments, held), new, (address, size), rounded, max_dead_bytes)
+        if fault:
+            return f"line {number}: {fault}"
+        if what == "segment":
+            segments[address] = size
+        elif what == "release":
+            del segments[address]
+        elif what == "hold":
+            held[key] = (address, size)
+        else:
+            del held[key]
+    return fault
+
+
+def _gaps(segments: Mapping[int, int], held: Mapping[int, tuple[int, int]]) -> list[tuple[int, int]]:
+    """Size and address of every stretch of a segment that no buffer takes, smallest first."""
+    gaps = []
+    for start, length in segments.items():
+        end = start
+        inside = sorted(place for place in held.values() if start <= place[0] < start + length)
+        for address, size in [*inside, (start + length, 0)]:
+            if address > end:
+                gaps.append((address - end, end))
+            end = address + size
+    return sorted(gaps)
+
+
+def _fit_fault(gaps: list[tuple[int, int]], new: int | None, place: tuple[int, int], rounded: int, max_dead: int) -> str:
+    fits = [(length, at) for length, at in gaps if length >= rounded]
+    if new is not None and any(at != new for _, at in fits):
+        return f"a segment is reserved for {rounded} bytes though the gap at {next(at for _, at in fits if at != new)} has room"
+    if not fits or place[0] != fits[0][1]:
+        return f"{rounded} bytes are at {place[0]}, not in the smallest gap that has room" + (
+            f", at {fits[0][1]}" if fits else ""
+        )
+    length = fits[0][0]
+    expected = rounded if length >= 2 * rounded or length - rounded >= max_dead else length
+    return "" if place[1] == expected else f"{rounded} bytes in a gap of {length} take {place[1]}, not {expected}"
 
 
 def _line_fault(segments: dict[int, int], held: dict[int, tuple[int, int]], line: tuple[str, int, int, int]) -> str:
