@@ -148,24 +148,28 @@ def streams(
     card = gpu if isinstance(gpu, Gpu) else None
     engines, facts = _engines(model, precision, replace(options, gpu=card))
     fixed = [engine.batch for engine in engines if engine.batch is not None]
-    topology = _topology(batch, processes, contexts, separate_models=separate_models, fixed=fixed)
-    given = Given(nvdec_count=nvdec, decode_fps=decode_fps, infer_fps=infer_fps, vram_bytes=_bytes(vram, "VRAM"))
     load = Load(
         streams=cameras,
         engines=tuple(engine.engine for engine in engines),
-        topology=topology,
+        topology=_topology(batch, processes, contexts, separate_models=separate_models, fixed=fixed),
         margin=read_margin(margin),
         extra=_extra(per_stream_extra),
         decode=decode,
-        given=given,
+        given=Given(nvdec_count=nvdec, decode_fps=decode_fps, infer_fps=infer_fps, vram_bytes=_bytes(vram, "VRAM")),
     )
     required = _required(require, load, is_mix=bool(mix))
-    plans = (bench.solve(load),) if bench else tuple(solve_card(card, load) for card in _cards(gpu, given.vram_bytes))
-    if gpu == "all":
-        plans = tuple(sorted(plans, key=lambda plan: (-plan.streams, -plan.streams_low, plan.gpu.key)))
+    plans = (bench.solve(load),) if bench else _solved(gpu, load)
     narrow = functools.partial(_narrower, engines, precision, is_measured=plans[0].load.given.readings.infer is not None)
     found = tries(plans[0], narrow) if len(plans) == 1 else ()
     return StreamsPlan(models=facts, cards=plans, required=required, tries=found)
+
+
+def _solved(gpu: Cards | None, load: Load) -> tuple[CardPlan, ...]:
+    """One plan a card, in their order; the whole catalogue by streams."""
+    plans = tuple(solve_card(card, load) for card in _cards(gpu, load.given.vram_bytes))
+    if gpu != "all":
+        return plans
+    return tuple(sorted(plans, key=lambda plan: (-plan.streams, -plan.streams_low, plan.gpu.key)))
 
 
 def _engines(model: Models, precision: str, options: Options) -> tuple[list[Opened], tuple[ModelFacts, ...]]:
