@@ -5,8 +5,9 @@ A PyTorch module takes the other road, `vramplan.modules`: source → inputs →
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,15 +17,21 @@ from vramplan.device.this_gpu import find_card
 from vramplan.engine import estimate_engine
 from vramplan.errors import UsageError, close_matches
 from vramplan.gpus import Gpu, context_bytes
+from vramplan.gpus.context import session_contexts
 from vramplan.graph import Graph
 from vramplan.precision import apply_policy, find_policy
+from vramplan.ranges import Range
 from vramplan.result import Estimate, Profile
 from vramplan.runtimes import tensorrt
+from vramplan.runtimes.onnxruntime.options import Search, SessionOptions, parse_session_options
+from vramplan.runtimes.onnxruntime.plan import plan_session
+from vramplan.runtimes.onnxruntime.session import Declared
 from vramplan.runtimes.plan import Plan
 from vramplan.sources import Source, engine_path, open_model
 from vramplan.sources.torch_spec import is_torch_model, require_torch
 from vramplan.sources.trt_engine import read_engine
 from vramplan.sources.zoo import find_zoo_model
+from vramplan.workspace.cudnn import ConvWorkspaces, CudnnFlags, conv_workspaces
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
 ModelLike: TypeAlias = "str | os.PathLike[str] | bytes | nn.Module"
 Shapes = Mapping[str, tuple[int, ...]]
 
-RUNTIMES = ("tensorrt", "torch")
+RUNTIMES = ("tensorrt", "torch", "onnxruntime")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
 
@@ -55,6 +62,7 @@ def estimate(
     memory_format: str | None = None,
     drop_outputs: bool = False,
     allow_pickle: bool = False,
+    runtime_options: Mapping[str, str] | None = None,
 ) -> Estimate:
     """How much GPU memory *model* takes, part by part, without running it.
 
@@ -63,7 +71,7 @@ def estimate(
                      ``package.module:factory``, ``file.py:factory``, ``.pt2``, TorchScript, safetensors, a state_dict
     batch            size of the batch axis; None: 1, or what the file or the example inputs have
     precision        fp32, fp16, bf16, fp8, int8, int4, or as-is; for PyTorch also autocast-fp16 and autocast-bf16
-    runtime          tensorrt or torch; None: torch for what only PyTorch reads, else tensorrt
+    runtime          tensorrt, torch or onnxruntime; None: torch for what only PyTorch reads, else tensorrt
     gpu              a name (``"3090"``), ``"auto"`` for this machine's, a `Gpu`, or None; it decides the context, and
                      kernels of PyTorch
     args, kwargs     example inputs of a module, on any device, meta included
@@ -73,6 +81,7 @@ def estimate(
     memory_format    contiguous or channels_last, for PyTorch
     drop_outputs     whether PyTorch's steady loop lets go of the last results before it runs again
     allow_pickle     whether a pickled ``.pt`` may be loaded, which runs code from the file
+    runtime_options  of an ONNX Runtime session, by its own names: ``{"arena_extend_strategy": "kSameAsRequested"}``
 
     Raises `UsageError` for arguments that make no sense, `ModelError` for a model that cannot be read or run, and
     `MachineError` when PyTorch is needed and missing, or ``"auto"`` finds no GPU.
@@ -88,10 +97,12 @@ def estimate(
         memory_format=memory_format,
         drop_outputs=drop_outputs,
         allow_pickle=allow_pickle,
+        runtime_options=runtime_options or {},
     )
     if path := engine_path(model):
         return estimate_engine(read_engine(path), options.gpu)
     runtime = find_runtime(model, runtime)
+    check_runtime_options(options, (runtime,))
     if runtime == "torch":
         return solve_module(open_module(model, options), batch, precision, options)
     return solve(bind(open_model(model), batch, options), precision, runtime, options)
@@ -110,6 +121,24 @@ def find_runtime(model: ModelLike, runtime: str | None) -> str:
     return chosen
 
 
+def possible_runtimes(model: ModelLike) -> tuple[str, ...]:
+    """Every runtime that can run *model* here, by its kind: PyTorch for zoo models only where it is installed."""
+    if is_torch_model(model):
+        return ("torch",)
+    if engine_path(model):
+        return ("tensorrt",)
+    is_zoo = isinstance(model, str) and find_zoo_model(model) is not None
+    has_torch = is_zoo and importlib.util.find_spec("torch") is not None
+    return ("tensorrt", "onnxruntime", *(("torch",) if has_torch else ()))
+
+
+def check_runtime_options(options: Options, runtimes: Iterable[str]) -> None:
+    """`UsageError` for options that no runtime of *runtimes* takes, and for those ONNX Runtime would not take."""
+    if options.runtime_options and "onnxruntime" not in runtimes:
+        raise UsageError("runtime options are ONNX Runtime's", hint="Use them with --runtime onnxruntime.")
+    parse_session_options(options.runtime_options)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What is the same for every cell of a sweep."""
@@ -124,6 +153,7 @@ class Options:
     memory_format: str | None = None
     drop_outputs: bool = False
     allow_pickle: bool = False
+    runtime_options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -210,6 +240,8 @@ def bind(source: Source, batch: int | None, options: Options) -> Bound:
 
 def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estimate:
     """One cell: the bound model at one precision on one runtime."""
+    if runtime == "onnxruntime":
+        return solve_session(bound, precision, options)
     policy = find_policy(precision)
     converted = apply_policy(bound.graph, policy)
     plan = tensorrt.plan(bound.fusions, converted, workspace_cap_bytes=options.workspace_bytes)
@@ -225,7 +257,7 @@ def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estim
         batch=bound.batch if bound.batch is not None else bound.source.batch_of(bound.graph),
         memory_format="engine",
         gpu=options.gpu,
-        budget=budget_of(plan, options.gpu, runtime),
+        budget=budget_of(plan, context_bytes(options.gpu, runtime)),
         phases=plan.phases,
         lower_bound_bytes=plan.lower_bound_bytes,
         sum_of_outputs_bytes=plan.sum_of_outputs_bytes,
@@ -239,7 +271,58 @@ def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estim
     )
 
 
-def budget_of(plan: Plan, gpu: Gpu | None, runtime: str) -> Budget:
+def solve_session(bound: Bound, precision: str, options: Options) -> Estimate:
+    """One cell: the bound model in a session of ONNX Runtime's CUDA provider."""
+    if options.max_shapes or options.workspace_bytes is not None:
+        raise UsageError(
+            "a largest shape and a workspace limit are TensorRT's", hint="Leave them out with --runtime onnxruntime."
+        )
+    policy = find_policy(precision)
+    if policy.weight_type is not None:
+        raise UsageError(
+            f"ONNX Runtime does not quantise a model: {policy.name} has to be in the file",
+            hint="Name the quantised .onnx file with --precision as-is.",
+        )
+    converted = apply_policy(bound.graph, policy)
+    session = parse_session_options(options.runtime_options)
+    solved = plan_session(converted.graph, session, _declared(bound.source), _workspaces(options, session))
+    loaded, run = session_contexts(options.gpu)
+    phases = {
+        name: replace(phase, process_bytes=solved.device_bytes[name] + (loaded if name == "session" else run).nominal_bytes)
+        for name, phase in solved.plan.phases.items()
+    }
+    return Estimate(
+        model=describe_model(bound.source, converted.graph),
+        runtime="onnxruntime",
+        precision=policy.name,
+        batch=bound.batch if bound.batch is not None else bound.source.batch_of(bound.graph),
+        memory_format="channels_last" if session.prefers_nhwc else "contiguous",
+        gpu=options.gpu,
+        budget=budget_of(solved.plan, run),
+        phases=phases,
+        lower_bound_bytes=solved.plan.lower_bound_bytes,
+        sum_of_outputs_bytes=solved.plan.sum_of_outputs_bytes,
+        peak=describe_peak(solved.plan),
+        coverage=describe_coverage(converted.graph),
+        kept=converted.kept,
+        layers=solved.plan.layers,
+        profile=None,
+        notes=(*bound.graph.notes, *solved.notes),
+        program=solved.plan.program,
+        account=(("context and kernels", run.nominal_bytes), *solved.account),
+    )
+
+
+def _declared(source: Source) -> Declared:
+    return Declared.of([item.dims for item in source.inputs])
+
+
+def _workspaces(options: Options, session: SessionOptions) -> ConvWorkspaces:
+    heuristic = "B" if session.search is Search.EXHAUSTIVE else "A"
+    return conv_workspaces(options.gpu, flags=CudnnFlags(tf32=session.uses_tf32, heuristic=heuristic))
+
+
+def budget_of(plan: Plan, context: Range) -> Budget:
     """The plan's parts, and the context of the process they live in."""
     return Budget(
         weights=plan.weights,
@@ -248,7 +331,7 @@ def budget_of(plan: Plan, gpu: Gpu | None, runtime: str) -> Budget:
         outputs=plan.outputs,
         workspace=plan.workspace,
         allocator_slack=plan.allocator_slack,
-        context=context_bytes(gpu, runtime),
+        context=context,
     )
 
 

@@ -16,8 +16,8 @@ from vramplan.device.lock import gpu_lock
 from vramplan.device.measurement import Measurement
 from vramplan.device.nvml import open_probe
 from vramplan.device.probe import Device, Probe
-from vramplan.device.this_gpu import gpu_of, visible_device
 from vramplan.device.run import Request, run_child
+from vramplan.device.this_gpu import gpu_of, visible_device
 from vramplan.errors import MeasurementError, UsageError, printable
 from vramplan.estimate import estimate, find_runtime
 from vramplan.folders import cache_folder

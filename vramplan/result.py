@@ -92,7 +92,8 @@ class Profile:
 class Estimate:
     """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes.
 
-    ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``convolutions`` are
+    ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``account`` says
+    where the bytes of the total go, line by line, for runtimes that can tell (ONNX Runtime). ``convolutions`` are
     the calls of cuDNN by their op's index in the program.
     """
 
@@ -114,6 +115,7 @@ class Estimate:
     notes: tuple[str, ...]
     program: MemoryProgram
     flops: int | None = None
+    account: tuple[tuple[str, int], ...] = ()
     convolutions: Mapping[int, ConvCall] = field(default_factory=dict, repr=False)
 
     @property

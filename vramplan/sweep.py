@@ -14,6 +14,7 @@ from vramplan.estimate import (
     Options,
     Shapes,
     bind,
+    check_runtime_options,
     find_runtime,
     open_module,
     solve,
@@ -75,15 +76,20 @@ class Sweep:
         batch = asked if change.batch is None else change.batch
         dims, shapes = {**self.options.dims, **change.dims}, {**self.options.shapes, **change.shapes}
         options = replace(
-            self.options, dims=dims, shapes=shapes, memory_format=change.memory_format or self.options.memory_format
+            self.options,
+            dims=dims,
+            shapes=shapes,
+            memory_format=change.memory_format or self.options.memory_format,
+            runtime_options={**self.options.runtime_options, **change.runtime_options},
         )
         if cell.runtime == "torch" and self.module is not None:
             return solve_module(self.module, batch, change.precision or cell.precision, options)
         if self.source is None:
             raise UsageError("a module cannot be changed like a graph")
-        keeps_shapes = options == self.options and batch in self.bounds
-        bound = self.bounds[batch] if keeps_shapes else bind(self.source, batch, options)
-        return solve(bound, change.precision or cell.precision, cell.runtime, options)
+        plain = replace(options, memory_format=None, drop_outputs=False)
+        keeps_shapes = (dims, shapes) == (self.options.dims, self.options.shapes) and batch in self.bounds
+        bound = self.bounds[batch] if keeps_shapes else bind(self.source, batch, plain)
+        return solve(bound, change.precision or cell.precision, cell.runtime, plain)
 
 
 def sweep(
@@ -107,6 +113,7 @@ def sweep(
         _Axes.of(("tensorrt",), precisions, batches)
         return Sweep(cells=(estimate_engine(read_engine(path), options.gpu),), batches=(None,), source=None, options=options)
     axes = _Axes.of([find_runtime(model, runtime) for runtime in runtimes], precisions, batches)
+    check_runtime_options(options, axes.runtimes)
     source = open_model(model) if axes.runtimes != ("torch",) else None
     module = open_module(model, options) if "torch" in axes.runtimes else None
     plain = replace(options, memory_format=None, drop_outputs=False) if module else options

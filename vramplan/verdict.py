@@ -31,6 +31,7 @@ class Change:
     dims: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     memory_format: str | None = None
+    runtime_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def flags(self) -> str:
@@ -40,8 +41,12 @@ class Change:
         words += [f"-b {self.batch}"] if self.batch is not None else []
         words += [f"--dim {name}={size}" for name, size in self.dims.items()]
         words += [f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()]
+        words += [f"--runtime-option {name}={value}" for name, value in self.runtime_options.items()]
         return " ".join(words)
 
+
+THRIFTY_SESSION = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+"""The options of an ONNX Runtime session that most often save memory."""
 
 Resolve = Callable[[Estimate, Change], Estimate]
 """Solve a cell again with a change; raises `VramplanError` when the model cannot be changed that way."""
@@ -118,6 +123,12 @@ def cell_name(cell: Estimate) -> str:
     return cell.precision if cell.batch is None else f"{cell.precision} at batch {cell.batch}"
 
 
+def _name(cell: Estimate, cells: Sequence[Estimate]) -> str:
+    """`cell_name`, with the runtime where *cells* have several."""
+    several = len({each.runtime for each in cells}) > 1
+    return f"{cell.runtime}, {cell_name(cell)}" if several else cell_name(cell)
+
+
 def is_custom(gpu: Gpu) -> bool:
     """Whether only the memory of the card is known, as the user gave it."""
     return gpu.family == "custom"
@@ -144,8 +155,8 @@ def _sizes_sentence(cells: Sequence[Estimate]) -> str:
         doubt = doubt if most.total_low_bytes < most.total_high_bytes else ""
         return f"Takes {format_bytes(most.total_bytes)}{doubt}; the largest part: {_largest_part(most)}. {ask}"
     return (
-        f"From {format_bytes(least.total_bytes)} ({cell_name(least)}) to {format_bytes(most.total_bytes)} ({cell_name(most)},"
-        f" largest part: {_largest_part(most)}). {ask}"
+        f"From {format_bytes(least.total_bytes)} ({_name(least, cells)}) to {format_bytes(most.total_bytes)}"
+        f" ({_name(most, cells)}, largest part: {_largest_part(most)}). {ask}"
     )
 
 
@@ -171,7 +182,7 @@ def _count_sentence(cells: Sequence[Estimate], limit: Limit) -> str:
     balance = f"leaves {format_bytes(spare)}" if spare >= 0 else f"is {format_bytes(-spare)} over"
     return (
         f"{_count(len(fitting), len(cells))} {limit.phrase}{_doubt(fitting, limit)}."
-        f" The {'largest' if fitting else 'smallest'}, {cell_name(shown)}, takes {format_bytes(shown.total_bytes)}"
+        f" The {'largest' if fitting else 'smallest'}, {_name(shown, cells)}, takes {format_bytes(shown.total_bytes)}"
         f" and {balance}; its largest part: {_largest_part(shown)}."
     )
 
@@ -200,12 +211,20 @@ def _tries(cells: Sequence[Estimate], limit: Limit | None, resolve: Resolve) -> 
     over = [cell for cell in cells if limit and cell.total_bytes > limit.size_bytes]
     base = min(over, key=_size) if over else max(cells, key=_size)
     attempts = _Attempts(base=base, known=cells, limit=limit, resolve=resolve)
-    found = (attempts.narrower(), attempts.other_layout(), attempts.other_batch(), attempts.smaller_input())
+    found = (
+        attempts.other_options(),
+        attempts.narrower(),
+        attempts.other_layout(),
+        attempts.other_batch(),
+        attempts.smaller_input(),
+    )
     solved = [attempt for attempt in found if attempt is not None]
     if over and limit:
         solved = [attempt for attempt in solved if attempt[1].total_bytes <= limit.size_bytes] or solved
     for change, cell in solved[:TRY_COUNT]:
         flags = change.flags if len(cells) == 1 else _full_flags(base, change)
+        if len({each.runtime for each in cells}) > 1:
+            flags = f"--runtime {base.runtime} {flags}"
         yield Try(flags=flags, total_bytes=cell.total_bytes, text=f"{flags}: {_effect(base, cell, limit)}")
 
 
@@ -217,6 +236,7 @@ def _full_flags(base: Estimate, change: Change) -> str:
         dims=change.dims,
         shapes=change.shapes,
         memory_format=change.memory_format,
+        runtime_options=change.runtime_options,
     )
     return full.flags
 
@@ -264,6 +284,12 @@ class _Attempts:
             return None
         return self.best([Change(memory_format="channels_last")])
 
+    def other_options(self) -> Solved | None:
+        """ONNX Runtime: an arena that takes what is asked for, and kernels with less workspace."""
+        if self.base.runtime != "onnxruntime":
+            return None
+        return self.best([Change(runtime_options=THRIFTY_SESSION)])
+
     def other_batch(self) -> Solved | None:
         """A smaller batch; a larger one when less than half of the limit is used."""
         if self.base.batch is None:
@@ -279,7 +305,9 @@ class _Attempts:
         doubled = self.solve(Change(batch=2 * batch))
         if doubled is None or doubled.total_high_bytes > limit.size_bytes or doubled.total_bytes <= self.base.total_bytes:
             return None
-        steps = (limit.size_bytes - self.base.total_high_bytes) // (doubled.total_high_bytes - self.base.total_high_bytes)
+        # An arena grows in steps: its high end may stay where it is although the nominal size has grown.
+        growth = max(doubled.total_high_bytes - self.base.total_high_bytes, doubled.total_bytes - self.base.total_bytes)
+        steps = (limit.size_bytes - self.base.total_high_bytes) // growth
         larger = batch << min(1 + steps, LARGEST_BATCH // batch).bit_length() >> 1
         while larger > 2 * batch:
             cell = self.solve(Change(batch=larger))

@@ -75,7 +75,6 @@ def test_peak_and_layers_are_sections(vramplan: Callable):
         (["estimate", MODEL, "-b", ""], "-b: an item of the list is empty"),
         (["estimate", MODEL, "--precision", "fp16,half"], "--precision: 'fp16' is there twice"),
         (["estimate", MODEL, "--precision", "fp17"], "unknown precision 'fp17'"),
-        (["estimate", MODEL, "--runtime", "onnxruntime"], "--runtime onnxruntime is not modelled yet"),
         (["estimate", MODEL, "--runtime", "tensort"], "unknown runtime 'tensort'"),
         (["estimate", MODEL, "--top", "-1"], "--top: -1 is not a whole number from 1"),
         (["estimate", MODEL, "--top", "3"], "--top needs --peak or --layers"),

@@ -18,6 +18,8 @@ from vramplan.device.measurement import Outcome
 from vramplan.device.run import Request, run_child
 from vramplan.errors import MachineError, ModelError
 from vramplan.measuring import Cell
+from vramplan.report.verified_text import verification_text
+from vramplan.verification import verify
 
 
 @pytest.fixture
@@ -97,3 +99,17 @@ def test_session_options_reach_the_session(path, on_cpu):
         "session.use_device_allocator_for_initializers": "1",
     }
     assert run(request(path, options=options)).outcome is Outcome.FINISHED
+
+
+def test_verify_compares_what_the_process_takes_in_each_phase(path, on_cpu, monkeypatch, tmp_path):
+    monkeypatch.setenv("VRAMPLAN_CACHE_DIR", str(tmp_path / "cache"))
+    probe = FakeProbe(memory=used(0, 0, 0, 600, 610, 620, 620))
+    found = verify(str(path), batch=3, probe=probe, tolerance=0.5)
+    assert [row.part for row in found.peaks] == ["session.process", "run1.process", "run2.process", "steady.process"]
+    assert [row.measured_bytes for row in found.peaks] == [600 * MIB, 610 * MIB, 620 * MIB, 620 * MIB]
+    assert found.total.measured_bytes == 620 * MIB
+    assert found.total.predicted_bytes == found.estimate.total_bytes
+    assert found.within_tolerance
+    text = verification_text(found)
+    assert "steady: process" in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from vramplan.cli.calibrate import calibrate_command
+from vramplan.cli.check import check_command
+from vramplan.cli.diff import diff_command
 from vramplan.cli.doctor import doctor_command
 from vramplan.cli.estimate import estimate_command
 from vramplan.cli.gpus import gpus_command
+from vramplan.cli.lock import lock_command
 from vramplan.cli.measure import measure_command
 from vramplan.cli.replay import replay_command
 from vramplan.cli.streams import streams_command
@@ -25,6 +28,9 @@ app = typer.Typer(
 )
 app.command("estimate", short_help="How much GPU memory a model takes, part by part.")(estimate_command)
 app.command("streams", short_help="How many video streams a card carries, and what stops the next one.")(streams_command)
+app.command("lock", short_help="Write the budgets that a repository agrees on to a file.")(lock_command)
+app.command("check", short_help="Whether the locked budgets still hold, and what made one grow.")(check_command)
+app.command("diff", short_help="Two budgets side by side: parts, tensors, layers.")(diff_command)
 app.command("measure", short_help="Run a model on this machine's GPU, and report what it took.")(measure_command)
 app.command("verify", short_help="Estimate and measurement side by side, part by part.")(verify_command)
 app.command("replay", short_help="A recorded run's memory, and whether the allocator's replay is equal.")(replay_command)

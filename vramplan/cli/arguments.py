@@ -9,7 +9,7 @@ from vramplan.units import parse_bytes
 
 MAX_BATCH = 1 << 20
 MAX_DIM = 1 << 40
-PLANNED_RUNTIMES = ("onnxruntime",)
+ALL_RUNTIMES = "all"
 
 
 def read_list(flag: str, texts: Iterable[str]) -> list[str]:
@@ -45,16 +45,18 @@ def read_precisions(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def read_runtimes(texts: Iterable[str]) -> list[str | None]:
-    """``--runtime tensorrt``. UsageError for those that are planned, and for words that are no runtime."""
-    from vramplan.estimate import RUNTIMES  # noqa: PLC0415  keeps start-up fast
+def read_runtimes(texts: Iterable[str], model: str = "") -> list[str | None]:
+    """``--runtime tensorrt``, or ``all`` that can run *model*. UsageError for words that are no runtime."""
+    from vramplan.estimate import RUNTIMES, possible_runtimes  # noqa: PLC0415  keeps start-up fast
 
     words = [word.lower() for word in read_list("--runtime", texts)]
+    if ALL_RUNTIMES in words:
+        if len(words) > 1:
+            raise UsageError("--runtime: all has the others in it", hint="Write --runtime all alone.")
+        return [*possible_runtimes(model)]
     for word in words:
-        if word not in RUNTIMES and word in PLANNED_RUNTIMES:
-            raise UsageError(f"--runtime {word} is not modelled yet", hint=f"Modelled: {', '.join(RUNTIMES)}.")
         if word not in RUNTIMES:
-            raise UsageError(f"--runtime: unknown runtime {word[:40]!r}", hint=close_matches(word, RUNTIMES))
+            raise UsageError(f"--runtime: unknown runtime {word[:40]!r}", hint=close_matches(word, (*RUNTIMES, ALL_RUNTIMES)))
     return [*words]
 
 

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
+from vramplan.cli.page import read_page, write_page
 from vramplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vramplan.gpus import Gpu
     from vramplan.report.content import Report
 
@@ -29,15 +32,18 @@ def estimate_command(
     memory_format: flags.MemoryFormat = None,
     drop_outputs: flags.DropOutputs = False,
     allow_pickle: flags.AllowPickle = False,
+    runtime_option: flags.RuntimeOptions = None,
     compile_module: flags.Compile = False,
     cuda_graphs: flags.CudaGraphs = False,
     peak: flags.Peak = False,
     layers: flags.Layers = False,
+    explain: flags.Explain = False,
     top: flags.Top = None,
     json: flags.Json = False,
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
     output: flags.OutputFile = None,
+    html: flags.Html = None,
     force: flags.Force = False,
 ) -> int:
     """Estimate the GPU memory of MODEL, part by part, without running it: no GPU needed.
@@ -49,14 +55,18 @@ def estimate_command(
     _refuse(compile_module=compile_module, cuda_graphs=cuda_graphs)
     arguments.check_sections(peak=peak, layers=layers, top=top, csv=csv)
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
+    page = read_page(html, target)
     budget_bytes = arguments.read_size("--budget", budget)
     card = _card(gpu, vram)
 
-    from vramplan.report.content import Report  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report.account import account_sections  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report.content import Report  # noqa: PLC0415
     from vramplan.sweep import sweep  # noqa: PLC0415
     from vramplan.verdict import judge  # noqa: PLC0415
 
-    runtimes = arguments.read_runtimes(runtime or ()) or [None]
+    runtimes = arguments.read_runtimes(runtime or (), model) or [None]
+    if explain and "onnxruntime" not in runtimes:
+        raise UsageError("--explain is for ONNX Runtime", hint="Use it with --runtime onnxruntime.")
     cells = sweep(
         model,
         batches=arguments.read_batches(batch or ()),
@@ -70,9 +80,12 @@ def estimate_command(
         memory_format=memory_format,
         drop_outputs=drop_outputs,
         allow_pickle=allow_pickle,
+        runtime_options=arguments.read_options(runtime_option or ()),
     )
     verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
-    _emit(target, Report(cells=cells.cells, verdict=verdict, shows_peak=peak, shows_layers=layers, top=top))
+    sections = tuple(account_sections(cells)) if explain else ()
+    report = Report(cells=cells.cells, verdict=verdict, shows_peak=peak, shows_layers=layers, top=top, sections=sections)
+    _emit(target, page, report)
     return 1 if verdict.fits is False else 0
 
 
@@ -86,6 +99,8 @@ def _default_precisions(model: str, runtimes: list[str | None]) -> str:
     from vramplan.estimate import find_runtime  # noqa: PLC0415  keeps start-up fast
     from vramplan.sources.torch_spec import is_torch_model  # noqa: PLC0415
 
+    if "onnxruntime" in runtimes:
+        return flags.DEFAULT_SESSION_PRECISIONS if len(runtimes) == 1 else "as-is"
     if all(find_runtime(model, runtime) == "torch" for runtime in runtimes):
         has_weights_only = is_torch_model(model) and model.endswith((".safetensors",))
         return "as-is" if has_weights_only else flags.DEFAULT_TORCH_PRECISIONS
@@ -103,9 +118,9 @@ def _card(gpu: str | None, vram: str | None) -> Gpu | None:
     return None if gpu is None else find_card(gpu)
 
 
-def _emit(target: Output, report: Report) -> None:
+def _emit(target: Output, page: Path | None, report: Report) -> None:
     """The report in its format; what would disturb a file or a program goes to standard error."""
-    from vramplan.report import export, terminal  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report import export, html, terminal  # noqa: PLC0415  keeps start-up fast
 
     writers = {
         Format.JSON: export.estimate_json,
@@ -114,3 +129,4 @@ def _emit(target: Output, report: Report) -> None:
         Format.TABLE: lambda it: terminal.estimate_text(it, width=target.width, colour=target.colour),
     }
     target.report(report, writers, lambda it: terminal.verdict_lines(it.verdict))
+    write_page(page, target, lambda: html.estimate_page(report))

@@ -8,6 +8,7 @@ import typer
 
 DEFAULT_PRECISIONS = "fp32,fp16,int8"
 DEFAULT_TORCH_PRECISIONS = "fp32,fp16,bf16"
+DEFAULT_SESSION_PRECISIONS = "fp32,fp16"
 
 Model = Annotated[
     str | None,
@@ -25,7 +26,10 @@ Precisions = Annotated[
         help=f"fp32, fp16, bf16, fp8, int8, int4, as-is, autocast-fp16. Default: {DEFAULT_PRECISIONS}.",
     ),
 ]
-Runtimes = Annotated[list[str] | None, typer.Option("--runtime", metavar="R,…", help="What runs the model: tensorrt, torch.")]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", metavar="R,…", help="What runs the model: tensorrt, torch, onnxruntime; or all."),
+]
 Shapes = Annotated[
     list[str] | None, typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640.")
 ]
@@ -35,6 +39,7 @@ MaxShapes = Annotated[
     typer.Option("--max-shape", metavar="INPUT:SHAPE", help="The largest shape the engine is built for; it pays for it."),
 ]
 MemoryFormat = Annotated[str | None, typer.Option("--memory-format", metavar="F", help="PyTorch: contiguous or channels_last.")]
+Explain = Annotated[bool, typer.Option("--explain", help="ONNX Runtime: also where the bytes beyond the weights go.")]
 DropOutputs = Annotated[bool, typer.Option("--drop-outputs", help="PyTorch: the last results go before the next run.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled .pt, which runs code from the file.")]
 Compile = Annotated[bool, typer.Option("--compile", help="PyTorch: torch.compile is not modelled yet.", hidden=True)]
@@ -55,7 +60,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, sizes in bytes."
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, sizes in bytes.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 OutputFile = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there: .json, .csv, .md, .txt.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file of -o if it exists.")]
+Html = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Also write a web page with pictures, for offline use.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the files of -o and --html if they exist.")]
 
 RuntimeOptions = Annotated[
     list[str] | None,
@@ -125,3 +133,20 @@ MeasureRates = Annotated[
 AnyVram = Annotated[
     str | None, typer.Option("--vram", metavar="SIZE", help="Memory that CUDA can allocate; needs no --gpu: 24GiB.")
 ]
+
+LockModels = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL]…", help="Models. Default: those of vramplan.toml, else of the lock file.")
+]
+LockPrecisions = Annotated[
+    list[str] | None,
+    typer.Option("--precision", metavar="P,…", help="fp32, fp16, bf16, fp8, int8, int4, autocast-fp16. Default: as-is."),
+]
+LockTolerance = Annotated[str | None, typer.Option("--tolerance", metavar="T", help="How far a total may grow. Default: 5%.")]
+LockTarget = Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="The lock file to write, or to update.")]
+ForceLock = Annotated[bool, typer.Option("--force", help="Replace the file of -o although it is no lock file.")]
+LockedFile = Annotated[str, typer.Option("--lock", metavar="FILE", help="The lock file.")]
+GitHub = Annotated[bool, typer.Option("--github", help="Print annotations for a GitHub workflow, and nothing else.")]
+DiffSides = Annotated[
+    list[str] | None, typer.Argument(metavar="A [B]", help="Two models, or two lock files (.json); one model with two values.")
+]
+DiffTop = Annotated[int | None, typer.Option("--top", metavar="N", help="Tensors and layers to list. Default: 10.")]

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
+from vramplan.cli.page import read_page, write_page
 from vramplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vramplan.replaying import Replay
     from vramplan.report.content import Report
     from vramplan.result import Estimate
@@ -27,6 +30,7 @@ def replay_command(
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
     output: flags.OutputFile = None,
+    html: flags.Html = None,
     force: flags.Force = False,
 ) -> int:
     """Replay a recorded run of eager PyTorch: what it took, and the device's counters beside the replay's.
@@ -37,6 +41,7 @@ def replay_command(
         raise UsageError("no recording is named", hint="Name a .json or .json.gz file: docs/reference/recording.md.")
     arguments.check_sections(peak=peak, layers=layers, top=top, csv=csv)
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
+    page = read_page(html, target)
     budget_bytes = arguments.read_size("--budget", budget)
 
     from vramplan.replaying import replay  # noqa: PLC0415  keeps start-up fast
@@ -49,7 +54,7 @@ def replay_command(
     verdict = judge(cells, budget_bytes=budget_bytes, gpu=found.estimate.gpu, resolve=_resolve)
     sections = (counters_section(found),)
     report = Report(cells=cells, verdict=verdict, shows_peak=peak, shows_layers=layers, top=top, sections=sections)
-    _emit(target, found, report)
+    _emit(target, page, found, report)
     return 1 if verdict.fits is False else 0
 
 
@@ -58,9 +63,9 @@ def _resolve(base: Estimate, change: Change) -> Estimate:
     raise UsageError("a recorded run cannot be changed", hint="Estimate the model to see what a change would do.")
 
 
-def _emit(target: Output, found: Replay, report: Report) -> None:
+def _emit(target: Output, page: Path | None, found: Replay, report: Report) -> None:
     """The report in its format; what would disturb a file or a program goes to standard error."""
-    from vramplan.report import export, terminal  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report import export, html, terminal  # noqa: PLC0415  keeps start-up fast
     from vramplan.report.replaying import counters_sentence, replay_json  # noqa: PLC0415
 
     writers = {
@@ -70,3 +75,4 @@ def _emit(target: Output, found: Replay, report: Report) -> None:
         Format.TABLE: lambda it: terminal.estimate_text(it, width=target.width, colour=target.colour),
     }
     target.report(report, writers, lambda it: (counters_sentence(found), *terminal.verdict_lines(it.verdict)))
+    write_page(page, target, lambda: html.replay_page(found, report))

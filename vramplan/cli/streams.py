@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
+from vramplan.cli.site_streams import site_streams
 from vramplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +18,15 @@ if TYPE_CHECKING:
     from vramplan.video import Stream
 
 
+_AS_GIVEN = (
+    *("video", "codec", "bit_depth", "margin", "batch", "processes", "contexts", "separate_models", "infer_every"),
+    *("per_stream_extra", "decode", "require", "nvdec", "decode_fps", "infer_fps", "allow_pickle", "measure"),
+)
+"""Flags that `vramplan.streams` takes as they are, under the same name."""
+
+
 def streams_command(
+    context: typer.Context,
     model: flags.StreamModels = None,
     *,
     gpu: flags.CardNames = None,
@@ -50,41 +61,28 @@ def streams_command(
 ) -> int:
     """How many video streams a card carries, and what stops the next one: memory, decoder, compute or PCIe.
 
-    Exit code 1 when --require, or the cameras named by --stream or --mix, do not fit.
+    Without MODEL, a vramplan.toml here says what the flags leave open. Exit code 1 when --require, or the cameras named by
+    --stream or --mix, do not fit.
     """
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
     dims = arguments.read_dims(dim or ())
     shapes = arguments.read_shapes("--shape", shape or ())
     vram_bytes = arguments.read_size("--vram", vram)
-    cards = arguments.read_list("--gpu", gpu) if gpu else None
+    site = site_streams(context, has_model=bool(model), has_cameras=bool(stream or mix))
+    as_given = {name: context.params[name] for name in _AS_GIVEN}
+    cards = arguments.read_list("--gpu", gpu or ([site.gpu] if site.gpu else [])) or None
 
     from vramplan.fleet import streams  # noqa: PLC0415  keeps start-up fast
 
     plan = streams(
-        model or "yolov8s",
+        model or site.models or "yolov8s",
         gpu=cards[0] if cards and len(cards) == 1 else cards,
-        video=video,
-        codec=codec,
-        bit_depth=bit_depth,
         mix=_mix(stream, mix, codec, infer_every),
-        precision=precision,
-        margin=margin,
-        batch=batch,
-        processes=processes,
-        contexts=contexts,
-        separate_models=separate_models,
-        infer_every=infer_every,
-        per_stream_extra=per_stream_extra,
-        decode=decode,
-        require=require,
-        nvdec=nvdec,
-        decode_fps=decode_fps,
-        infer_fps=infer_fps,
+        precision=site.precision or precision,
         vram=vram_bytes,
-        shapes=shapes,
-        dims=dims,
-        allow_pickle=allow_pickle,
-        measure=measure,
+        shapes=shapes or site.shapes,
+        dims=dims or site.dims,
+        **{**as_given, **site.options},
     )
     _emit(target, plan)
     return 1 if plan.fits is False else 0

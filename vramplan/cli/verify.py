@@ -8,8 +8,11 @@ import typer
 
 from vramplan.cli import flags, measured
 from vramplan.cli.output import Format, Output
+from vramplan.cli.page import read_page, write_page
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vramplan.verification import Verification
 
 
@@ -34,6 +37,7 @@ def verify_command(
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
     output: flags.OutputFile = None,
+    html: flags.Html = None,
     force: flags.ForceRun = False,
 ) -> int:
     """Estimate MODEL for this machine's GPU, run it there, and compare part by part. This runs the model's code.
@@ -41,6 +45,7 @@ def verify_command(
     Exit code 1 when the total is off by more than --tolerance, or when it ran out of memory.
     """
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
+    page = read_page(html, target)
     ratio = measured.read_tolerance(tolerance)
     cell = measured.read_cell(
         "verify",
@@ -60,7 +65,7 @@ def verify_command(
     from vramplan.verification import verify_cell  # noqa: PLC0415
 
     found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
-    _emit(target, found)
+    _emit(target, page, found)
     if learn:
         _learn(found)
     return 0 if found.within_tolerance else 1
@@ -73,8 +78,8 @@ def _learn(found: Verification) -> None:
     typer.echo(f"learned the workspace of {count} convolutions for later estimates on this card", err=True)
 
 
-def _emit(target: Output, found: Verification) -> None:
-    from vramplan.report import measured_export, verified_text  # noqa: PLC0415  keeps start-up fast
+def _emit(target: Output, page: Path | None, found: Verification) -> None:
+    from vramplan.report import html, measured_export, verified_text  # noqa: PLC0415  keeps start-up fast
 
     writers = {
         Format.JSON: measured_export.verification_json,
@@ -83,3 +88,4 @@ def _emit(target: Output, found: Verification) -> None:
         Format.TABLE: lambda it: verified_text.verification_text(it, width=target.width, colour=target.colour),
     }
     target.report(found, writers, verified_text.verification_lines)
+    write_page(page, target, lambda: html.verification_page(found))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vramplan.errors import UsageError, close_matches
@@ -110,6 +110,21 @@ def context_bytes(gpu: Gpu | None, runtime: str, *, uses_gemm: bool | None = Non
     Raises `UsageError` for another runtime.
     """
     return _context(gpu, runtime, uses_gemm)[0]
+
+
+def session_contexts(gpu: Gpu | None) -> tuple[Range, Range]:
+    """The context of an ONNX Runtime process: when its session is made, and after its first runs.
+
+    On the H200 nominal is the smallest of the measured sessions less their initializers: the others have more pages that their
+    initializers fill in part, which are counted where they are held. Runs load the kernels of convolutions and matrix products,
+    as PyTorch does. On other cards no reading tells the two apart.
+    """
+    whole = context_bytes(gpu, "onnxruntime")
+    if gpu is None or gpu.key != _H200 or not (sessions := _measured(_H200, "onnxruntime", "session")):
+        return whole, whole
+    kernels = whole.high_bytes - sessions[-1]
+    session = replace(whole, nominal_bytes=sessions[0], high_bytes=sessions[-1])
+    return session, replace(whole, nominal_bytes=sessions[0] + kernels)
 
 
 def context_reason(gpu: Gpu | None, runtime: str, *, uses_gemm: bool | None = None) -> str:

@@ -21,13 +21,15 @@ def budget_grid(cells: Sequence[Estimate], limit_bytes: int | None) -> Grid:
     """One row a cell, each in the unit of its total (see `vramplan.report.rounding`); marked against *limit_bytes*."""
     headers = ("precision", "batch", *PART_HEADERS, "total")
     rows = [_row(cell) for cell in cells]
+    if len({cell.runtime for cell in cells}) > 1:
+        headers, rows = ("runtime", *headers), [(cell.runtime, *row) for cell, row in zip(cells, rows, strict=True)]
     ranges = [_range(cell) for cell in cells]
     marks = [fit_mark(cell, limit_bytes) for cell in cells]
     if any(ranges):
         headers, rows = (*headers, "low–high"), [(*row, text) for row, text in zip(rows, ranges, strict=True)]
     if any(marks):
         headers, rows = (*headers, ""), [(*row, mark) for row, mark in zip(rows, marks, strict=True)]
-    return Grid(headers=headers, rows=tuple(rows), words=frozenset({"precision"}))
+    return Grid(headers=headers, rows=tuple(rows), words=frozenset({"runtime", "precision"}))
 
 
 def fit_mark(cell: Estimate, limit_bytes: int | None) -> str:

@@ -147,7 +147,7 @@ def _row(cell: Estimate, *, shows_layers: bool) -> dict[str, Any]:
         "total_bytes": cell.total_bytes,
         "total_low_bytes": cell.total_low_bytes,
         "total_high_bytes": cell.total_high_bytes,
-        "phases": {name: asdict(phase) for name, phase in cell.phases.items()},
+        "phases": {name: _known(asdict(phase)) for name, phase in cell.phases.items()},
         "lower_bound_bytes": cell.lower_bound_bytes,
         "sum_of_outputs_bytes": cell.sum_of_outputs_bytes,
         "peak": asdict(cell.peak),
@@ -156,7 +156,14 @@ def _row(cell: Estimate, *, shows_layers: bool) -> dict[str, Any]:
         "profile": _profile(cell.profile) if cell.profile else None,
         "notes": list(cell.notes),
     }
+    if cell.account:
+        row["account"] = [{"name": name, "size_bytes": size} for name, size in cell.account]
     return row | ({"layers": [asdict(layer) for layer in cell.layers]} if shows_layers else {})
+
+
+def _known(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a runtime does not say."""
+    return {name: size for name, size in phase.items() if size is not None}
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

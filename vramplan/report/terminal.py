@@ -22,8 +22,7 @@ def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = Fals
     canvas = Canvas(width=width, colour=colour)
     canvas.line(SEPARATOR.join(headline(report.cells)), style="bold")
     canvas.blank()
-    for grid in _by_runtime(report):
-        canvas.table(grid)
+    canvas.table(budget_grid(report.cells, report.verdict.limit_bytes))
     canvas.blank()
     for line in footnotes(report.cells, report.verdict):
         canvas.line(line, style="yellow" if line.startswith("note:") else "dim")
@@ -46,11 +45,6 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     yield verdict.sentence
     for attempt in verdict.tries:
         yield f"  try {attempt.text}"
-
-
-def _by_runtime(report: Report) -> Iterator[Grid]:
-    for runtime in dict.fromkeys(cell.runtime for cell in report.cells):
-        yield budget_grid([cell for cell in report.cells if cell.runtime == runtime], report.verdict.limit_bytes)
 
 
 def _draw_peak(canvas: Canvas, cell: Estimate, top: int | None) -> None:

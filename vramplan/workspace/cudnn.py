@@ -45,16 +45,18 @@ _DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudnnFlags:
-    """What a program may set in ``torch.backends.cudnn``: the kernels that count.
+    """Which kernels count, and in which order cuDNN ranks them: what a program may set in ``torch.backends.cudnn``.
 
     tf32           fp32 convolutions may run in TF32 (PyTorch's default)
     deterministic  kernels that add in any order are skipped
     benchmark      every kernel is tried once, with the workspace that it asks for, and the fastest stays
+    heuristic      A is PyTorch's; B is ONNX Runtime's under EXHAUSTIVE
     """
 
     tf32: bool = True
     deterministic: bool = False
     benchmark: bool = False
+    heuristic: str = "A"
 
 
 DEFAULT_FLAGS = CudnnFlags()
@@ -122,6 +124,7 @@ def _request(call: ConvCall, flags: CudnnFlags) -> dict[str, object]:
         "tensor_cores": flags.tf32 or call.dtype is not DType.FLOAT32,
         "deterministic": flags.deterministic,
         "benchmark": flags.benchmark,
+        "heuristic": flags.heuristic,
     }
 
 
@@ -156,6 +159,12 @@ class ConvWorkspaces:
         for call, reply in zip(new, self._replies(new), strict=True):
             self._known[call] = self._range(call, reply)
         return [self._known[call] for call in calls]
+
+    @property
+    def is_by_cudnn(self) -> bool:
+        """Whether cuDNN answers, in a version that can without a GPU."""
+        answers = self._answers
+        return answers is not None and answers.version is not None and answers.version >= _FIRST_VERSION
 
     def save(self) -> None:
         """Keep new answers on the disk, for the next process."""

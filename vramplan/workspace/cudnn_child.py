@@ -32,7 +32,9 @@ _FORWARD, _BACKWARD_DATA, _GRAPH, _TENSOR, _DEVICE_PROPERTIES = 10, 12, 15, 17, 
 """cudnnBackendDescriptorType_t."""
 
 _DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 9}
-_INSTANT, _FALLBACK = 0, 2
+_MODES, _FALLBACK = {"A": 0, "B": 1}, 2
+"""cudnnBackendHeurMode_t: A is instant and PyTorch's, B knows more."""
+
 _TENSOR_CORE, _DOWN_CONVERT_INPUTS, _NONDETERMINISTIC = 0, 1, 4
 _WORKSPACE_KNOB = 25
 """CUDNN_KNOB_TYPE_WORKSPACE: 1 forbids the sharing of output tiles, and with it partial sums."""
@@ -165,13 +167,13 @@ def _configs(graph: Descriptor, device: Descriptor, mode: int) -> list[Descripto
 
 
 def _allowed(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Iterator[Descriptor]:
-    """Engine configurations in PyTorch's order, less those that it skips."""
+    """Engine configurations in the heuristic's order, as PyTorch and ONNX Runtime walk them, less those that are skipped."""
     skipped = {_DOWN_CONVERT_INPUTS}
     if not call["tensor_cores"]:
         skipped.add(_TENSOR_CORE)
     if call["deterministic"]:
         skipped.add(_NONDETERMINISTIC)
-    for mode in (_INSTANT, _FALLBACK):
+    for mode in (_MODES[call["heuristic"]], _FALLBACK):
         try:
             configs = _configs(graph, device, mode)
         except CudnnError:

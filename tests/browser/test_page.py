@@ -1,0 +1,182 @@
+"""The web page in a real Chromium: what a person sees, hovers and zooms. Needs the playwright package and a Chromium.
+
+pip install playwright && apt-get install chromium
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.cells import cell
+from tests.recordings import RECORDING
+from vramplan.gpus import find_gpu
+from vramplan.report.content import Report
+from vramplan.report.html import estimate_page
+from vramplan.result import LiveBuffer, PeakMoment
+from vramplan.sweep import sweep
+from vramplan.units import GIB, MIB, format_bytes
+from vramplan.verdict import judge
+
+pytestmark = pytest.mark.browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\x1b\u202e\u2028"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with api.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    card = find_gpu("3090")
+    cells = sweep("yolov8s", batches=[1, 8], precisions=["fp32", "fp16"], gpu=card)
+    return Report(cells=cells.cells, verdict=judge(cells.cells, gpu=card, resolve=cells.resolve))
+
+
+def _open(chromium: Any, path: Path, text: str, **context: Any) -> tuple[Any, list[str]]:
+    """The page, and what goes wrong in it: errors, warnings, requests beyond the file itself."""
+    path.write_text(text, encoding="utf-8")
+    page = chromium.new_page(**{"viewport": {"width": 1440, "height": 1000}, **context})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("#timeline canvas")
+    return page, problems
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_renders_without_a_complaint_and_no_wider_than_the_window(
+    chromium: Any, tmp_path: Path, report: Report, width: int, theme: str
+):
+    viewport = {"width": width, "height": 900}
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report), viewport=viewport, color_scheme=theme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    assert page.locator(".uplot").count() == 2
+    assert problems == []
+
+
+def test_the_first_screen_says_verdict_peak_cause_and_remedy(chromium: Any, tmp_path: Path, report: Report):
+    page, _ = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    assert page.locator("#sentence").inner_text() == report.verdict.sentence
+    largest = max(report.cells, key=lambda each: each.total_bytes)
+    assert page.locator("#peak-total").inner_text() == format_bytes(largest.total_bytes)
+    assert largest.peak.op in page.locator(".is-peak").inner_text()
+    best = min(report.verdict.tries, key=lambda attempt: attempt.total_bytes)
+    assert page.locator(".is-remedy .big").inner_text() == best.flags
+    assert page.locator(".cards").bounding_box()["y"] < 400
+
+
+def test_the_numbers_of_the_page_are_those_of_the_report(chromium: Any, tmp_path: Path, report: Report):
+    page, _ = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    shown = page.locator("#budget details tbody tr td:last-child").all_text_contents()
+    assert [int(text.replace(",", "")) for text in shown] == [each.total_bytes for each in report.cells]
+
+
+def test_a_click_on_a_cell_shows_its_pictures(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    page.get_by_role("button", name="fp16 at batch 1").click()
+    assert page.locator("#h-timeline").inner_text() == "Memory over time · fp16 at batch 1"
+    small = next(each for each in report.cells if (each.precision, each.batch) == ("fp16", 1))
+    assert page.locator("#peak-total").inner_text() == format_bytes(small.total_bytes)
+    assert page.locator(".uplot").count() == 2
+    assert problems == []
+
+
+def test_hovering_names_the_op_and_its_bytes(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    for place in range(2):
+        over = page.locator(".u-over").nth(place)
+        over.scroll_into_view_if_needed()
+        box = over.bounding_box()
+        page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.97 * box["height"])
+        page.wait_for_selector(".tip", state="visible")
+        assert "MiB" in page.locator(".tip").inner_text()
+    assert problems == []
+
+
+def test_drag_wheel_and_keys_zoom_both_charts(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    over, readout = page.locator(".u-over").first, page.locator("#readout")
+    over.scroll_into_view_if_needed()
+    page.locator("#timeline .chart").first.focus()
+    page.keyboard.press("p")
+    assert "the peak" in readout.inner_text()
+    before = readout.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert readout.inner_text() != before
+    page.keyboard.press("ArrowLeft")
+    assert readout.inner_text() == before
+    page.get_by_role("button", name="Show the whole run").click()
+    box = over.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 45, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 2, box["y"] + 40)
+    zoomed = readout.inner_text()
+    assert 120 < int(zoomed.split()[1]) < 260
+    assert problems == []
+
+
+def test_the_theme_toggles_and_the_tables_sort(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report), color_scheme="light")
+    page.get_by_role("button", name="Dark colours").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    first = page.locator("#alive tbody tr").first
+    largest = first.inner_text()
+    page.locator("#alive th button", has_text="size").click()
+    assert page.locator("#alive th[aria-sort='ascending']").inner_text().startswith("size")
+    assert first.inner_text() != largest
+    assert problems == []
+
+
+def test_a_runtime_without_a_map_has_the_timeline_alone(chromium: Any, tmp_path: Path):
+    one = replace(cell(), runtime="other", program=RECORDING.program)
+    verdict = judge((one,), budget_bytes=GIB, resolve=lambda base, change: base)
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(Report(cells=(one,), verdict=verdict)))
+    assert page.locator(".uplot").count() == 1
+    assert "null" not in page.locator("#timeline").inner_text()
+    assert problems == []
+
+
+def test_it_prints_in_light_colours(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report), color_scheme="dark")
+    page.pdf(path=str(tmp_path / "page.pdf"), print_background=True)
+    assert (tmp_path / "page.pdf").stat().st_size > 20_000
+    assert problems == []
+
+
+def test_hostile_names_are_shown_and_do_nothing(chromium: Any, tmp_path: Path):
+    live = (LiveBuffer(name=HOSTILE, role="activation", size_bytes=MIB, until=HOSTILE),)
+    one = replace(cell(name=HOSTILE, notes=(HOSTILE,), weights=MIB), peak=PeakMoment(op=HOSTILE, index=0, live=live))
+    verdict = judge((one,), budget_bytes=GIB, resolve=lambda base, change: base)
+    text = estimate_page(Report(cells=(one,), verdict=verdict))
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("#alive td")
+    assert page.evaluate("window.hacked") is None
+    shown = page.locator("#alive td").first.inner_text()
+    assert shown.startswith("</script><script>")
+    assert not {"\x1b", "\u202e"} & set(shown)
+    assert page.locator("img").count() == 0

@@ -1,0 +1,89 @@
+"""`vramplan estimate --runtime onnxruntime`: standard output, standard error and exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+MODEL = "resnet50"
+SESSION = ["estimate", MODEL, "--runtime", "onnxruntime", "--gpu", "h200"]
+BY_REQUEST = ["--runtime-option", "arena_extend_strategy=kSameAsRequested"]
+
+
+def test_a_session_has_its_phases_and_their_processes(vramplan: Callable):
+    outcome = vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json")
+    (row,) = json.loads(outcome.out)["rows"]
+    assert (outcome.exit_code, outcome.err, row["runtime"]) == (0, "", "onnxruntime")
+    assert list(row["phases"]) == ["session", "run1", "run2", "steady"]
+    assert all(
+        set(phase) == {"allocated_peak_bytes", "reserved_peak_bytes", "process_bytes"} for phase in row["phases"].values()
+    )
+    assert row["phases"]["steady"]["process_bytes"] == row["total_bytes"] == sum(row["budget"].values())
+    assert sum(line["size_bytes"] for line in row["account"]) == row["total_bytes"]
+
+
+def test_precisions_are_those_that_a_file_can_be_converted_to(vramplan: Callable):
+    outcome = vramplan(*SESSION, "--csv")
+    assert [line.split(",")[2] for line in outcome.out.splitlines()[1:]] == ["fp32", "fp16"]
+
+
+def test_an_option_changes_the_arena(vramplan: Callable):
+    usual = json.loads(vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json").out)["rows"][0]
+    thrifty = json.loads(vramplan(*SESSION, *BY_REQUEST, "-b", "8", "--precision", "fp32", "--json").out)["rows"][0]
+    assert thrifty["total_bytes"] < usual["total_bytes"]
+    assert thrifty["budget"]["weights_bytes"] == usual["budget"]["weights_bytes"]
+
+
+def test_a_thriftier_session_is_tried_and_solved(vramplan: Callable):
+    outcome = vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json")
+    best = json.loads(outcome.out)["verdict"]["try"][0]
+    assert best["flags"] == (
+        "--runtime-option arena_extend_strategy=kSameAsRequested --runtime-option cudnn_conv_algo_search=HEURISTIC"
+    )
+    again = vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json", *best["flags"].split())
+    assert json.loads(again.out)["rows"][0]["total_bytes"] == best["total_bytes"]
+
+
+def test_explain_sums_to_the_process(vramplan: Callable):
+    outcome = vramplan(*SESSION, "--precision", "fp32", "--explain")
+    assert outcome.exit_code == 0
+    assert "Where the bytes go, onnxruntime, fp32 at batch 1" in outcome.out
+    assert "regions that double, beyond what is asked for" in outcome.out
+    assert "The process after each phase: session" in outcome.out
+
+
+def test_all_runtimes_are_rows_of_one_table(vramplan: Callable):
+    outcome = vramplan("estimate", MODEL, "--runtime", "all", "--csv")
+    runtimes = [line.split(",")[1] for line in outcome.out.splitlines()[1:]]
+    assert runtimes[:2] == ["tensorrt", "onnxruntime"]
+    assert len(runtimes) == len(set(runtimes))
+    table = vramplan("estimate", MODEL, "--runtime", "tensorrt,onnxruntime", "--precision", "fp32").out
+    assert table.count("precision") == 1
+
+
+def test_the_memory_of_a_pattern_is_opened_at_the_peak(vramplan: Callable):
+    outcome = vramplan(*SESSION, "--precision", "fp32", "--peak")
+    assert outcome.exit_code == 0
+    assert "memory pattern" not in outcome.out.split("Peak of")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--runtime", "onnxruntime", "--runtime-option", "nope=1"], "unknown runtime option 'nope'"),
+        (["--runtime", "onnxruntime", "--runtime-option", "nope"], "is not KEY=VALUE"),
+        (["--runtime", "onnxruntime", "--runtime-option", "enable_cuda_graph=1"], "CUDA graph"),
+        (["--runtime", "onnxruntime", "--precision", "int8"], "does not quantise"),
+        (["--runtime", "onnxruntime", "--workspace", "1GiB"], "are TensorRT's"),
+        (["--runtime", "tensorrt", *BY_REQUEST], "runtime options are ONNX Runtime's"),
+        (["--explain"], "--explain is for ONNX Runtime"),
+        (["--runtime", "all,tensorrt"], "all has the others in it"),
+    ],
+)
+def test_what_does_not_go_together_is_one_message_and_exit_2(vramplan: Callable, words: list[str], message: str):
+    outcome = vramplan("estimate", MODEL, *words)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err

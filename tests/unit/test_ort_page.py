@@ -1,0 +1,43 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        module = importlib.import_module("ort_memory")
+        yield module, module.rows()
+
+
+def test_the_page_is_what_the_benchmark_writes(benchmark):
+    module, rows = benchmark
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(rows)
+
+
+def test_half_of_the_processes_are_within_three_percent_after_four_runs(benchmark):
+    _, rows = benchmark
+    errors = sorted(abs(row.error("steady")) for row in rows)
+    assert errors[len(errors) // 2] < 0.03
+    assert errors[int(0.8 * len(errors))] < 0.03
+
+
+def test_sessions_are_within_two_percent_except_where_the_order_of_weights_decides(benchmark):
+    _, rows = benchmark
+    assert sum(abs(row.error("session")) > 0.02 for row in rows) == 1
+
+
+def test_every_reading_lies_in_its_range(benchmark):
+    _, rows = benchmark
+    assert [row.name for row in rows if not row.is_inside] == []
+
+
+def test_the_block_of_the_second_run_is_exact_where_the_arena_grows_by_request(benchmark):
+    _, rows = benchmark
+    resnet = next(row for row in rows if row.model == "resnet50" and "kSame" in row.options and "no pattern" not in row.options)
+    block = 86 * 2**20
+    assert resnet.predicted["run2"] - resnet.predicted["run1"] == resnet.measured["run2"] - resnet.measured["run1"] == block

@@ -1,0 +1,166 @@
+"""From a graph to the memory program of a session: its creation, and run after run.
+
+``session``  initializers, one by one, in the order of a hash table that differs from process to process
+``run1``     inputs copied from the CPU, every result allocated when its kernel runs and freed after its last reader
+``run2``     the same, with one block for all results (`pattern`); what run 1 took from the arena stays beside it
+``run3``     as run 2, until the arena has settled
+``steady``   the run after that: the measured fourth
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vramplan.graph import Graph, Node
+from vramplan.program import Buffer, MemoryProgram, ProgramBuilder, Role
+from vramplan.runtimes.onnxruntime.options import SessionOptions
+from vramplan.runtimes.onnxruntime.pattern import pattern_bytes
+from vramplan.runtimes.onnxruntime.placement import Placement, place
+from vramplan.runtimes.onnxruntime.planner import Shared, share_buffers
+from vramplan.runtimes.onnxruntime.rewrites import Rewritten, execution_order, rewrite
+
+RUNS = ("run1", "run2", "run3", "steady")
+
+PATTERN = "memory pattern"
+"""What the one block for all results is called."""
+
+ORDER_COUNT = 31
+"""Orders of the initializers that are tried; the arena's size after them is a range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What the file says about its inputs' dimensions before anybody binds them.
+
+    ``is_static``: all are fixed. ``knows_sides``: all but the batch axis are, so that the planner can compare shapes.
+    """
+
+    is_static: bool = True
+    knows_sides: bool = True
+
+    @classmethod
+    def of(cls, dims: Sequence[Sequence[int | str] | None]) -> Declared:
+        """From the declared dimensions of every input; None where even their number is open."""
+        sizes = [(axis, dim) for shape in dims for axis, dim in enumerate(shape if shape is not None else ("?", "?"))]
+        open_axes = [axis for axis, dim in sizes if not isinstance(dim, int)]
+        return cls(is_static=not open_axes, knows_sides=not any(open_axes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A graph as a session plans it: ``nodes`` in execution order, and the buffers on the GPU by `Shared`."""
+
+    rewritten: Rewritten
+    nodes: tuple[Node, ...]
+    placement: Placement
+    buffers: tuple[Shared, ...]
+    pattern_bytes: int
+    is_nhwc: bool
+
+    def is_on_gpu(self, node: Node) -> bool:
+        """Whether *node* runs there."""
+        return not self.placement.host.issuperset(node.writes)
+
+
+def prepare(graph: Graph, options: SessionOptions, declared: Declared) -> Prepared:
+    """Rewrite, order, place and plan *graph*."""
+    rewritten = rewrite(graph, options.level, is_static=declared.is_static)
+    nodes = execution_order(rewritten.nodes)
+    placement = place(nodes, rewritten.tensors, frozenset(rewritten.initializers))
+    shared = share_buffers(nodes, rewritten.tensors, outputs=rewritten.outputs, reuses=declared.knows_sides)
+    absent = placement.host - placement.copies
+    buffers = tuple(buffer for buffer in shared if buffer.name not in absent)
+    return Prepared(
+        rewritten=rewritten,
+        nodes=nodes,
+        placement=placement,
+        buffers=buffers,
+        pattern_bytes=_pattern_bytes(buffers, len(nodes)) if options.uses_pattern else 0,
+        is_nhwc=options.prefers_nhwc and declared.knows_sides,
+    )
+
+
+def _pattern_bytes(buffers: Sequence[Shared], step_count: int) -> int:
+    starts, stops = by_step([buffer for buffer in buffers if not buffer.is_output])
+    events = []
+    for step in range(step_count):
+        events += [(buffer.name, buffer.size_bytes) for buffer in starts.get(step, ())]
+        events += [(buffer.name, -1) for buffer in stops.get(step, ())]
+    return pattern_bytes(events)
+
+
+def by_step(buffers: Sequence[Shared]) -> tuple[dict[int, list[Shared]], dict[int, list[Shared]]]:
+    """Which buffers are allocated at a step, and which are let go after it."""
+    starts: dict[int, list[Shared]] = {}
+    stops: dict[int, list[Shared]] = {}
+    for buffer in buffers:
+        starts.setdefault(buffer.first_step, []).append(buffer)
+        if buffer.last_step is not None:
+            stops.setdefault(buffer.last_step, []).append(buffer)
+    return starts, stops
+
+
+def orders(prepared: Prepared) -> list[tuple[str, ...]]:
+    """Some orders in which the initializers may be allocated: fixed draws, the same for everybody."""
+    found = []
+    for seed in range(ORDER_COUNT):
+        names = list(prepared.rewritten.initializers)
+        random.Random(seed).shuffle(names)  # noqa: S311  no secrets: a hash table's order
+        found.append(tuple(names))
+    return found
+
+
+def session_program(prepared: Prepared, scratch: Mapping[int, int], order: Sequence[str]) -> MemoryProgram:
+    """The program of a session and its runs; *scratch* is bytes by the position of a node."""
+    return _Writer(prepared, scratch).program(order)
+
+
+class _Writer:
+    """Writes the phases down, one after the other."""
+
+    def __init__(self, prepared: Prepared, scratch: Mapping[int, int]) -> None:
+        self.prepared, self.scratch, self.tensors = prepared, scratch, prepared.rewritten.tensors
+        self.builder = ProgramBuilder()
+        self.starts, self.stops = by_step(prepared.buffers)
+
+    def program(self, order: Sequence[str]) -> MemoryProgram:
+        self.load(order)
+        self.builder.phase("session")
+        for name in RUNS:
+            self.run(has_pattern=name != RUNS[0] and self.prepared.pattern_bytes > 0)
+            self.builder.phase(name)
+        return self.builder.build()
+
+    def load(self, order: Sequence[str]) -> None:
+        """Initializers; with ``prefer_nhwc`` each weight of a convolution is copied into that layout, and then goes."""
+        held = {name: self.hold(name, Role.WEIGHT, self.tensors[name].size_bytes) for name in order}
+        if not self.prepared.is_nhwc:
+            return
+        weights = dict.fromkeys(node.inputs[1] for node in self.prepared.nodes if node.op == "Conv" and node.inputs[1] in held)
+        for name in weights:
+            self.hold(f"{name} in NHWC", Role.WEIGHT, self.tensors[name].size_bytes)
+            self.builder.free(held[name])
+
+    def run(self, *, has_pattern: bool) -> None:
+        """One run: inputs, the block if there is one, then kernel by kernel."""
+        graph = self.prepared.rewritten
+        self.builder.op("inputs")
+        inputs = [self.hold(name, Role.INPUT, self.tensors[name].size_bytes) for name in graph.inputs]
+        block = self.hold(PATTERN, Role.ACTIVATION, self.prepared.pattern_bytes) if has_pattern else None
+        held: dict[str, int] = {}
+        for step, node in enumerate(self.prepared.nodes):
+            self.builder.op(node.name or node.op)
+            for buffer in self.starts.get(step, ()):
+                if buffer.is_output or not has_pattern:
+                    role = Role.OUTPUT if buffer.is_output else Role.ACTIVATION
+                    held[buffer.name] = self.hold(buffer.name, role, buffer.size_bytes)
+            if size_bytes := self.scratch.get(step, 0):
+                self.builder.free(self.hold(f"scratch of {node.name or node.op}", Role.WORKSPACE, size_bytes))
+            self.builder.free(*(held.pop(buffer.name) for buffer in self.stops.get(step, ()) if buffer.name in held))
+        self.builder.op("outputs")
+        self.builder.free(*held.values(), *(() if block is None else (block,)), *inputs)
+
+    def hold(self, name: str, role: Role, size_bytes: int) -> int:
+        return self.builder.hold(Buffer(name=name, role=role, size_bytes=size_bytes, path=name))
