@@ -45,7 +45,8 @@ def describe_peak(plan: Plan) -> PeakMoment:
         until = program.ops[program.events[stop].op_index] if stop < len(program.events) else ""
         inside = plan.inside.get(buffer.name)
         rows = inside.live if inside else ()
-        op = inside.op if inside else op
+        is_of_peak = program.events[lifetimes[index].start].op_index == peak.op_index
+        op = inside.op if inside and is_of_peak else op  # a block for a whole run says nothing about the op
         live += (LiveBuffer(name=name, role=buffer.role.value, size_bytes=size, until=last) for name, size, last in rows)
         rest = buffer.size_bytes - sum(size for _, size, _ in rows)
         if rest or not inside:

@@ -324,3 +324,10 @@ def test_copies_are_of_all_three_tensors():
     made = graph({"x": IMAGE}, [("Conv", "x w", {"y": IMAGE}, {"pads": (1, 1, 1, 1)})], "y", {"w": KERNEL})
     call = conv_call(made.nodes[0], made.tensors, is_nhwc=False)
     assert copied_bytes(call) == 2 * IMAGE_BYTES + 8 * 8 * 9 * 4
+
+
+@pytest.mark.parametrize("model", ["yolov8s", "resnet50"])
+def test_the_peak_is_named_by_the_op_of_its_step(model):
+    """The block of the memory pattern is held for the whole run: which op it was packed for is not where the peak is."""
+    found = vramplan.estimate(model, batch=8, precision="fp32", runtime="onnxruntime", gpu="h200")
+    assert found.peak.op == found.program.ops[found.peak.index]
