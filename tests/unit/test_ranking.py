@@ -10,7 +10,7 @@ from vramplan.dtypes import DType
 from vramplan.gpus import find_gpu
 from vramplan.workspace.convolution import ConvCall
 from vramplan.workspace.cudnn import ConvWorkspaces, conv_workspaces
-from vramplan.workspace.ranking import beats_products, names_whole_vectors
+from vramplan.workspace.ranking import beats_products, takes_nothing
 from vramplan.workspace.remedies import remedies
 
 
@@ -80,7 +80,7 @@ def test_odd_outputs_in_channels_last():
     padded = reply(62, 4, 1, 1, 5, size_bytes=26_280_083)
     assert nominal(padded, head) == 26_280_083
     wide = pointwise(192, 255, 80, channels_last=True)
-    assert names_whole_vectors(reply(62, 18, 1, 8, 1), wide)
+    assert takes_nothing(reply(62, 18, 1, 8, 1), wide)
     assert nominal(reply(62, 18, 1, 8, 1, size_bytes=26_312_851), wide) == 0
 
 

@@ -29,7 +29,7 @@ from vramplan.workspace.cudnn_cache import CudnnCache, Reply, is_reply
 from vramplan.workspace.cudnn_devices import capability_of, device_json, has_real_description, is_described
 from vramplan.workspace.cudnn_libraries import installed_libraries, pinned_version
 from vramplan.workspace.cudnn_process import CudnnProcess, cudnn_process
-from vramplan.workspace.ranking import beats_products, names_whole_vectors
+from vramplan.workspace.ranking import beats_products, takes_nothing
 from vramplan.workspace.segments import is_modelled, partial_sums_bytes, shares_tiles
 
 _DEPTHWISE_ENGINE = 57
@@ -217,7 +217,7 @@ class ConvWorkspaces:
             return closed
         if call.is_pointwise and not beats_products(reply, call):
             high = max(closed.nominal_bytes, reply["bytes"]) + self._split_bytes()
-            nominal = 0 if names_whole_vectors(reply, call) else closed.nominal_bytes
+            nominal = 0 if takes_nothing(reply, call) else closed.nominal_bytes
             return _bounded(0, nominal, high)
         if reply.get("engine") == _DEPTHWISE_ENGINE and call.is_depthwise:
             return _bounded(0, 0, reply["bytes"])
