@@ -29,14 +29,13 @@ from vramplan.lockfile import (
     LockedModel,
     LockedRow,
     Wanted,
-    parse_share,
     sizes_of,
 )
 from vramplan.precision import POLICIES
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.plan import PhasePeak
 from vramplan.strict_json import check_keys, items_of, object_of, read_object, shown, text_of, whole_of
-from vramplan.units import MAX_BYTES
+from vramplan.units import MAX_BYTES, parse_share
 
 
 def read_lock(path: Path) -> Lock:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vramplan.budget import Budget
-from vramplan.errors import UsageError, show
+from vramplan.errors import show
 from vramplan.ranges import Range
 from vramplan.runtimes.plan import PhasePeak
 
@@ -132,18 +132,6 @@ def _check_once(what: str, names: list[str]) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise ValueError(f"{what} {show(name)} is there twice")
-
-
-def parse_share(text: str, *, what: str) -> float:
-    """``5%`` or ``0.05`` as a ratio from 0 to below 1. `UsageError` for anything else; *what* names it there."""
-    word = text.strip()
-    try:
-        ratio = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio < 1:
-        raise UsageError(f"{what}: {text[:40]!r} is no share below 100 %", hint="Write it like 5%")
-    return ratio
 
 
 def lock_text(lock: Lock) -> str:

@@ -27,9 +27,9 @@ from typing import Any
 
 from vramplan.errors import UsageError, close_matches, printable, show
 from vramplan.estimate import MEMORY_FORMATS, RUNTIMES
-from vramplan.lockfile import MAX_AXES, MAX_BATCH, MAX_DIM, MAX_MODELS, MAX_NAMES, parse_share
+from vramplan.lockfile import MAX_AXES, MAX_BATCH, MAX_DIM, MAX_MODELS, MAX_NAMES
 from vramplan.precision import find_policy
-from vramplan.units import parse_bytes
+from vramplan.units import parse_bytes, parse_share
 
 SITE_FILE = "vramplan.toml"
 MAX_FILE_BYTES = 1 << 20

@@ -50,3 +50,15 @@ def format_bytes(size_bytes: int) -> str:
     if magnitude >= MIB // 20 or magnitude == 0:
         return f"{size_bytes / MIB:.1f} MiB"
     return f"{size_bytes / KIB:.1f} KiB" if magnitude >= KIB else f"{size_bytes} B"
+
+
+def parse_share(text: str, *, what: str) -> float:
+    """``5%`` or ``0.05`` as a ratio from 0 to below 1. `UsageError` for anything else; *what* names it there."""
+    word = text.strip()
+    try:
+        ratio = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise UsageError(f"{what}: {text[:40]!r} is no share below 100 %", hint="Write it like 5%")
+    return ratio

@@ -13,13 +13,13 @@ from vramplan.budget import PARTS, Budget
 from vramplan.comparing import Change, Checked, Finding, Listing, Outcome, Side, changes, compare, short_name
 from vramplan.errors import ModelError, UsageError
 from vramplan.lock_reading import read_lock
-from vramplan.lockfile import CellKey, Lock, LockedCell, LockedModel, LockedRow, Wanted, lock_text, parse_share
+from vramplan.lockfile import CellKey, Lock, LockedCell, LockedModel, LockedRow, Wanted, lock_text
 from vramplan.locking import check, diff_locks, lock_model, merged, plain, solve, versions, want
 from vramplan.ranges import Range
 from vramplan.report.lock_text import check_github, check_text
 from vramplan.result import LiveBuffer
 from vramplan.runtimes.plan import PhasePeak
-from vramplan.units import MIB
+from vramplan.units import MIB, parse_share
 from vramplan.verdict import Limit
 
 KEY = CellKey(runtime="tensorrt", precision="fp16", batch=8, memory_format=None, gpu="rtx3090")

@@ -65,14 +65,7 @@ def find_caching_fault(
             fault = f"buffer {key} asked for {requested[key]} bytes and has {size}"
         if fault:
             return f"line {number}: {fault}"
-        if what == "segment":
-            segments[address] = size
-        elif what == "release":
-            del segments[address]
-        elif what == "hold":
-            held[key] = (address, size)
-        else:
-            del held[key]
+        _apply(segments, held, (what, key, address, size))
         if sum(size for _, size in held.values()) > sum(segments.values()):
             return f"line {number}: more is allocated than reserved"
     return "" if free is None else _tiling_fault(segments, sorted(held.values()), sorted(free))
@@ -104,15 +97,21 @@ def find_bfc_fault(
             fault = _fit_fault(_gaps(segments, held), new, (address, size), rounded, max_dead_bytes)
         if fault:
             return f"line {number}: {fault}"
-        if what == "segment":
-            segments[address] = size
-        elif what == "release":
-            del segments[address]
-        elif what == "hold":
-            held[key] = (address, size)
-        else:
-            del held[key]
+        _apply(segments, held, (what, key, address, size))
     return fault
+
+
+def _apply(segments: dict[int, int], held: dict[int, tuple[int, int]], line: tuple[str, int, int, int]) -> None:
+    """Bring *segments* and *held* to where *line* leaves them."""
+    what, key, address, size = line
+    if what == "segment":
+        segments[address] = size
+    elif what == "release":
+        del segments[address]
+    elif what == "hold":
+        held[key] = (address, size)
+    else:
+        del held[key]
 
 
 def _gaps(segments: Mapping[int, int], held: Mapping[int, tuple[int, int]]) -> list[tuple[int, int]]:

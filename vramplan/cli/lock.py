@@ -83,7 +83,7 @@ def _said(
     memory_format: str | None,
 ) -> dict[str, Any]:
     """What the flags say about a model, as fields of a `SiteModel`; only those that are given."""
-    from vramplan.lockfile import parse_share  # noqa: PLC0415  keeps start-up fast
+    from vramplan.units import parse_share  # noqa: PLC0415  keeps start-up fast
 
     said = {
         "batches": tuple(arguments.read_batches(batch)) if batch else None,

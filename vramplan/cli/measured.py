@@ -65,15 +65,3 @@ def read_guard(*, memory_limit: str | None, timeout: float, wait: float, force: 
     from vramplan.measuring import Guard  # noqa: PLC0415  keeps start-up fast
 
     return Guard(force=force, limit_bytes=arguments.read_size("--memory-limit", memory_limit), timeout_s=timeout, wait_s=wait)
-
-
-def read_tolerance(text: str) -> float:
-    """``5%`` or ``0.05`` as a ratio."""
-    word = text.strip()
-    try:
-        ratio = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio < 1:
-        raise UsageError(f"--tolerance: {text[:40]!r} is no share below 100 %", hint="Write it like --tolerance 5%")
-    return ratio

@@ -9,6 +9,7 @@ import typer
 from vramplan.cli import flags, measured
 from vramplan.cli.output import Format, Output
 from vramplan.cli.page import read_page, write_page
+from vramplan.units import parse_share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def verify_command(
     """
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
     page = read_page(html, target)
-    ratio = measured.read_tolerance(tolerance)
+    ratio = parse_share(tolerance, what="--tolerance")
     cell = measured.read_cell(
         "verify",
         model,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from vramplan.device.inside import Line, serve
+from vramplan.device.torch_device import DEVICE, no_cuda
 
-DEVICE = torch.device("cuda:0")
 """The parent shows this process one GPU only."""
 
 _SIDES = (8192, 4096, 2048, 1024)
@@ -34,7 +34,7 @@ _WARM_UP_COUNT, _TIMED_COUNT, _TIMED_S = 3, 20, 2.0
 def work(_: dict[str, Any], line: Line) -> None:
     """Everything, in order."""
     if not torch.cuda.is_available():
-        line.tell(error={"kind": "machine", "message": _no_cuda(), "hint": "`vramplan doctor` says what is missing."})
+        line.tell(error={"kind": "machine", "message": no_cuda(), "hint": "`vramplan doctor` says what is missing."})
         return
     with torch.inference_mode():
         measure_context(line)
@@ -220,13 +220,6 @@ def card() -> dict[str, int]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
-
-
-def _no_cuda() -> str:
-    built = torch.version.cuda
-    if built is None:
-        return f"PyTorch {torch.__version__} is a build without CUDA"
-    return f"PyTorch {torch.__version__} (CUDA {built}) sees no GPU"
 
 
 if __name__ == "__main__":

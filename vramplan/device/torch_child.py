@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from vramplan.device.inside import Line, serve
-from vramplan.device.torch_subject import DEVICE, Subject, counters, is_out_of_memory, open_subject
+from vramplan.device.torch_device import DEVICE, no_cuda
+from vramplan.device.torch_subject import Subject, counters, is_out_of_memory, open_subject
 from vramplan.runtimes.torch_eager.steady import LOOP_COUNT
 from vramplan.sources.torch_errors import user_error
 
@@ -129,7 +130,7 @@ def environment() -> dict[str, str]:
 def work(request: dict[str, Any], line: Line) -> None:
     """Everything, in order."""
     if not torch.cuda.is_available():
-        line.tell(error={"kind": "machine", "message": _no_cuda(), "hint": "`vramplan doctor` says what is missing."})
+        line.tell(error={"kind": "machine", "message": no_cuda(), "hint": "`vramplan doctor` says what is missing."})
         return
     subject = open_subject(request)
     subject.cast()
@@ -169,13 +170,6 @@ def work(request: dict[str, Any], line: Line) -> None:
         del args, kwargs, subject
         with torch.inference_mode():
             torch_record.record(spare, request["record_path"], line, request["provenance"] | environment(), batch)
-
-
-def _no_cuda() -> str:
-    built = torch.version.cuda
-    if built is None:
-        return f"PyTorch {torch.__version__} is a build without CUDA"
-    return f"PyTorch {torch.__version__} (CUDA {built}) sees no GPU"
 
 
 if __name__ == "__main__":

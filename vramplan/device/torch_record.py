@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vramplan.device.inside import Line
-from vramplan.device.torch_subject import DEVICE, Subject, counters
+from vramplan.device.torch_device import DEVICE
+from vramplan.device.torch_subject import Subject, counters
 from vramplan.program import Action, Buffer, Event, MemoryProgram, Phase, Role
 from vramplan.runtimes.torch_eager.steady import LOOP_COUNT
 from vramplan.runtimes.torch_eager.trace import follow_calls

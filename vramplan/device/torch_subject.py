@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from vramplan.device.torch_device import DEVICE
 from vramplan.errors import UsageError
 from vramplan.precision import Policy, find_policy
 from vramplan.runtimes.torch_eager.dtypes import torch_type
@@ -20,7 +21,6 @@ from vramplan.sources.torch_model import TorchModel
 from vramplan.sources.torch_module import open_torch
 from vramplan.sources.torch_trees import map_tensors
 
-DEVICE = torch.device("cuda:0")
 """The parent shows the process one GPU only."""
 
 _COUNTERS = ("requested", "allocated", "reserved")
