@@ -78,9 +78,9 @@ USED = (0, 552_402_944, 650_969_088, 661_454_848, 762_118_144)
 """What an H200 had in use before, and at each of the four barriers."""
 
 
-def child(folder: Path, reports: list[dict[str, Any]] = REPORTS, *, then: str = "") -> list[str]:
+def child(folder: Path, reports: list[dict[str, Any]] = REPORTS, *, then: str = "", name: str = "child.py") -> list[str]:
     """A command that reports *reports*, stands still where it must, and does *then*."""
-    path = folder / "child.py"
+    path = folder / name
     path.write_text(
         textwrap.dedent(
             f"""

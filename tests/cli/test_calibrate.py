@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,33 @@ import pytest
 from tests.calibrations import REPORTS, USED, child, content, put
 from tests.cli.conftest import Outcome
 from tests.device_fakes import H200, H200_IDLE, FakeProbe, with_used
-from vramplan import measuring
-from vramplan.device import calibrate, decode
+from vramplan import learning, measuring
+from vramplan.device import calibrate, decode, workspaces
 from vramplan.device.lock import gpu_lock
 from vramplan.device.probe import Activity, GpuProcess
+from vramplan.dtypes import DType
 from vramplan.errors import MachineError
 from vramplan.folders import cache_folder
+from vramplan.gpus import find_gpu
+from vramplan.ranges import Evidence
 from vramplan.video import Codec
+from vramplan.workspace.convolution import ConvCall
+from vramplan.workspace.cudnn import ConvWorkspaces, CudnnAnswers
+from vramplan.workspace.cudnn_devices import device_json
 
 Run = Callable[..., Outcome]
+CALLS = tuple(
+    ConvCall(
+        input_shape=(1, 8, side, side),
+        weight_shape=(8, 8, 3, 3),
+        dtype=DType.FLOAT16,
+        stride=(1, 1),
+        padding=(1, 1),
+        dilation=(1, 1),
+    )
+    for side in (20, 40)
+)
+CONVOLVED: list[dict[str, Any]] = [{"cudnn": 91900}, {"workspaces": [[0, 5_000], [1, 1 << 20]]}, {"done": True}]
 FILE = "h200-sxm_580.159.04_2.11.0+cu130.json"
 
 
@@ -30,6 +48,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VRAMPLAN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(calibrate._Run, "add_decode", lambda self, timeout_s: None)
     monkeypatch.setattr(calibrate, "_LOOK_S", 0.0)
+    monkeypatch.setattr(learning, "zoo_convolutions", lambda: CALLS)
     return tmp_path / "settings"
 
 
@@ -37,11 +56,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Path) -> Callable[..., FakeProbe]:
     """An H200 whose child reports *reports*; the memory readings are those before, and at each barrier."""
 
-    def build(reports: list[dict[str, Any]] = REPORTS, *, then: str = "", used: Any = None, **answers: Any) -> FakeProbe:
+    def build(
+        reports: list[dict[str, Any]] = REPORTS,
+        *,
+        then: str = "",
+        used: Any = None,
+        convolved: list[dict[str, Any]] = CONVOLVED,
+        **answers: Any,
+    ) -> FakeProbe:
         memory = [with_used(H200_IDLE, size) for size in (used or (0, 0, *USED))]
         probe = FakeProbe(memory=memory, **answers)
         monkeypatch.setattr(measuring, "open_probe", lambda: probe)
         monkeypatch.setattr(calibrate, "module_command", lambda module: child(tmp_path, reports, then=then))
+        monkeypatch.setattr(workspaces, "module_command", lambda module: child(tmp_path, convolved, name="convolving.py"))
         return probe
 
     return build
@@ -58,7 +85,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, settings: Path) -> None:
 def test_it_measures_prints_and_stores(vramplan: Run, machine: Callable[..., FakeProbe], settings: Path):
     probe = machine(used=(0, 0, 0, 0, *USED[1:]))
     outcome = vramplan("calibrate")
-    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert (outcome.exit_code, outcome.err) == (0, "learned the workspace of 2 convolutions for later estimates on this card\n")
     assert outcome.out.startswith("NVIDIA H200 (h200-sxm) · driver 580.159.04 · torch 2.11.0+cu130")
     stored = json.loads((settings / "calibrations" / FILE).read_text())
     sizes = {row["stage"]: row["context_bytes"] for row in stored["context"]}
@@ -75,6 +102,46 @@ def test_it_measures_prints_and_stores(vramplan: Run, machine: Callable[..., Fak
     assert stored["disturbed"] is False
     for text in ("692.8 MiB", "700.0e12 op/s", "4,100.0 GB/s", "fp8 was not measured", "not measured"):
         assert text in outcome.out
+
+
+def test_convolutions_are_learned(vramplan: Run, machine: Callable[..., FakeProbe]):
+    machine(used=(0, 0, 0, 0, *USED[1:]))
+    vramplan("calibrate")
+    gpu = find_gpu("h200")
+    answers = CudnnAnswers(NoProcess(), device=device_json(gpu), folder=cache_folder(), version=91900)  # type: ignore[arg-type]
+    found = ConvWorkspaces(gpu, answers=answers).of_many(CALLS)
+    assert [(each.low_bytes, each.nominal_bytes, each.high_bytes) for each in found] == [(5_000,) * 3, (1 << 20,) * 3]
+    assert {each.evidence for each in found} == {Evidence.MEASURED}
+
+
+class NoProcess:
+    """cuDNN is not asked for what is known."""
+
+    def ask(self, requests: Sequence[Any]) -> list[Any]:
+        assert not requests
+        return []
+
+
+@pytest.mark.parametrize(
+    ("convolved", "said"),
+    [
+        ([{"cudnn": 91900}, {"workspaces": [[2, 5_000]]}, {"done": True}], "what cannot be: '[2, 5000]'"),
+        ([{"cudnn": 91900}, {"workspaces": [[0, -1]]}, {"done": True}], "what cannot be: '-1'"),
+        ([{"cudnn": "9"}, {"done": True}], "what cannot be"),
+        ([{"workspaces": [[0, 5_000]]}, {"done": True}], "learned the workspace of 0 convolutions"),
+        ([{"cudnn": 91900}], "the child process ended with exit code 0"),
+        ([{"error": {"kind": "out_of_memory", "message": "full", "hint": ""}}], "the card had too little memory: full"),
+    ],
+)
+def test_without_workspaces_the_rest_is_kept(
+    vramplan: Run, machine: Callable[..., FakeProbe], settings: Path, convolved: list[dict[str, Any]], said: str
+):
+    machine(convolved=convolved, used=(0, 0, 0, 0, *USED[1:]))
+    outcome = vramplan("calibrate")
+    assert outcome.exit_code == 0
+    assert said in outcome.err
+    assert (settings / "calibrations" / FILE).exists()
+    assert not list((settings.parent / "cache").glob("cudnn-*"))
 
 
 def test_estimates_use_what_was_measured(vramplan: Run, settings: Path):

@@ -14,7 +14,9 @@ torch = pytest.importorskip("torch")
 
 from vramplan.device.measurement import Outcome  # noqa: E402
 from vramplan.device.nvml import open_probe  # noqa: E402
+from vramplan.device.workspaces import measure_workspaces  # noqa: E402
 from vramplan.errors import MeasurementError  # noqa: E402
+from vramplan.learning import measured_workspaces  # noqa: E402
 from vramplan.max_batch import find_max_batch  # noqa: E402
 from vramplan.measuring import Cell, Guard, measure, open_machine, record_cell  # noqa: E402
 from vramplan.replaying import replay  # noqa: E402
@@ -51,6 +53,15 @@ def test_a_recording_can_be_written_and_replayed(tmp_path: Path):
     measurement, is_recorded = record_cell(cell, machine, Guard(), path, expected=cell.estimate(machine.gpu))
     assert is_recorded
     assert replay(path).recording.context_bytes == measurement.context_bytes
+
+
+def test_a_convolution_alone_takes_the_workspace_that_it_takes_in_the_model():
+    found = verify("yolov8n", batch=2, precision="fp16")
+    assert found.replay is not None, found.measurement.notes
+    in_model = measured_workspaces(found.estimate, found.replay.recording.program)
+    alone = measure_workspaces(tuple(in_model), open_machine().device, budget_s=60, timeout_s=120).found
+    assert len(alone) > 20
+    assert alone == {call: in_model[call] for call in alone}
 
 
 def test_nothing_stays_on_the_card():

@@ -121,6 +121,16 @@ def test_an_exit_without_a_word_is_named_by_its_code():
         run(raw("import os; os._exit(3)"))
 
 
+def test_a_child_that_never_reads_a_long_request_ends_with_the_timeout():
+    with pytest.raises(MeasurementError, match=r"within 1 s"):
+        run(raw("import time; time.sleep(600)"), {"calls": "x" * 1_000_000}, timeout_s=1)
+
+
+def test_a_long_request_arrives():
+    argv = command("line.tell(size=len(request['calls']))")
+    assert run(argv, {"calls": "x" * 1_000_000}) == [{"size": 1_000_000}]
+
+
 def test_a_hang_ends_with_the_timeout_and_leaves_no_process():
     with Child(command("line.tell(step='started'); time.sleep(600)"), {}, timeout_s=1.5) as child:
         pid = child.pid

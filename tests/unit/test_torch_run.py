@@ -13,8 +13,9 @@ from torch import nn  # noqa: E402
 
 from vramplan.device import torch_record  # noqa: E402
 from vramplan.device.torch_child import first_calls  # noqa: E402
+from vramplan.device.torch_device import is_out_of_memory  # noqa: E402
 from vramplan.device.torch_record import Call, Entry, Notes  # noqa: E402
-from vramplan.device.torch_subject import is_out_of_memory, materialise, open_subject, with_values  # noqa: E402
+from vramplan.device.torch_subject import materialise, open_subject, with_values  # noqa: E402
 from vramplan.errors import UsageError  # noqa: E402
 from vramplan.program import Role  # noqa: E402
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vramplan.gpus.calibration import Calibration
-    from vramplan.measuring import Guard
+    from vramplan.measuring import Guard, Machine
 
 _HOW = "`vramplan calibrate` measures this machine's GPU, --import FILE takes what another machine measured."
 
@@ -35,7 +35,7 @@ def calibrate_command(
 ) -> int:
     """Measure what only this machine knows of its GPU: contexts, speeds, decode rates. Later estimates use it.
 
-    It takes a minute or two, and is kept by card, driver and PyTorch's version. Nothing is kept when it fails.
+    It takes two or three minutes, and is kept by card, driver and PyTorch's version. Nothing is kept when it fails.
     """
     chosen = [flag for flag, is_on in (("--show", show), ("--export", export), ("--import", import_)) if is_on]
     if len(chosen) > 1:
@@ -65,7 +65,7 @@ def _measure(target: Output, guard: Guard, gpu_index: int | None) -> int:
     machine = open_machine(gpu_index=gpu_index)
     require_torch()
     if sys.stderr.isatty():
-        typer.echo("measuring, which takes a minute or two …", err=True)
+        typer.echo("measuring, which takes two or three minutes …", err=True)
     which = "" if gpu_index is None else f" --gpu-index {gpu_index}"
     with gpu_lock(cache_folder() / "locks", machine.device.uuid, wait_s=guard.wait_s):
         found = calibrate(
@@ -75,13 +75,27 @@ def _measure(target: Output, guard: Guard, gpu_index: int | None) -> int:
             force=guard.force,
             command_line=f"vramplan calibrate{which}",
         )
+        learned = _learn(machine, guard)
     path = store_calibration(found.calibration, force=True)
     if target.format is Format.JSON:
         target.emit(measured_json(path, found.calibration, found.others))
         return 0
     stored = [(path, found.calibration)]
     target.emit(calibrations_text(stored, others=found.others, width=target.width, colour=target.colour))
+    typer.echo(learned, err=True)
     return 0
+
+
+def _learn(machine: Machine, guard: Guard) -> str:
+    """Keep the workspace of the zoo's convolutions, and say how many; without it the rest is still worth keeping."""
+    from vramplan.errors import VramplanError  # noqa: PLC0415
+    from vramplan.learning import learn_zoo  # noqa: PLC0415  keeps start-up fast
+
+    try:
+        count = learn_zoo(machine, timeout_s=guard.timeout_s)
+    except VramplanError as error:
+        return f"the workspace of convolutions was not measured: {error.message}"
+    return f"learned the workspace of {count:,} convolutions for later estimates on this card"
 
 
 def _import(target: Output, path: Path, *, force: bool) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vramplan.device.inside import Line, serve
-from vramplan.device.torch_device import DEVICE, no_cuda
+from vramplan.device.torch_device import DEVICE, is_out_of_memory, no_cuda
 
 """The parent shows this process one GPU only."""
 
@@ -215,11 +215,6 @@ def card() -> dict[str, int]:
         "sm_count": int(torch.cuda.get_device_properties(DEVICE).multi_processor_count),
         "cuda_visible_total_bytes": int(torch.cuda.mem_get_info(DEVICE)[1]),
     }
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 if __name__ == "__main__":

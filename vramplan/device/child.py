@@ -85,7 +85,8 @@ class Child:
         threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True).start()
         self._stderr = threading.Thread(target=_keep_tail, args=(self._process.stderr, self._tail), daemon=True)
         self._stderr.start()
-        self._write(json.dumps(request))
+        # A request may be longer than the pipe holds, and a child that never reads must not stop us here.
+        threading.Thread(target=self._write, args=(json.dumps(request),), daemon=True).start()
 
     def __enter__(self) -> Child:
         return self

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from vramplan.device.inside import Line, serve
-from vramplan.device.torch_device import DEVICE, no_cuda
-from vramplan.device.torch_subject import Subject, counters, is_out_of_memory, open_subject
+from vramplan.device.torch_device import DEVICE, is_out_of_memory, no_cuda
+from vramplan.device.torch_subject import Subject, counters, open_subject
 from vramplan.runtimes.torch_eager.steady import LOOP_COUNT
 from vramplan.sources.torch_errors import user_error
 

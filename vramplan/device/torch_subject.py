@@ -142,9 +142,3 @@ def open_subject(request: Mapping[str, Any]) -> Subject:
     )
     channels_last = request["memory_format"] == "channels_last"
     return Subject(model=model, inputs=inputs, policy=policy, channels_last=channels_last)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left: PyTorch's own error, or that of a library that allocates by itself."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "ALLOC_FAILED" in text
