@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vramplan.device.child import Child, OutOfMemoryResult, child_environment
+from vramplan.device.child import Child, OutOfMemoryResult, child_environment, module_command
 from vramplan.errors import MachineError, MeasurementError, ModelError, UsageError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -233,3 +233,27 @@ def test_the_environment_is_what_a_model_needs_and_no_more():
         "PYTORCH_CUDA_ALLOC_CONF": "x",
         "CUDA_VISIBLE_DEVICES": "GPU-1",
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "python_path"),
+    [
+        ("torch", "torch", ""),
+        ("onnxruntime", "onnxruntime", ""),
+        ("onnxruntime", "numpy", ""),
+        ("nothing", "json", ""),
+        ("nothing", "json", os.pathsep),
+        ("nothing", "vramplan", f"{os.pathsep}/nowhere"),
+    ],
+)
+def test_files_of_the_current_folder_do_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, name: str, python_path: str
+):
+    (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    found = child_environment({"PATH": os.environ["PATH"], "PYTHONPATH": python_path})
+    argv = module_command("vramplan.device.installed_child")
+    child = Child(argv, {"runtime": asked}, timeout_s=60, environment=found)
+    with contextlib.suppress(MeasurementError, UsageError), child:  # what was asked for need not be installed
+        list(child.messages())
+    assert not (tmp_path / "ran").exists()

@@ -50,8 +50,13 @@ class OutOfMemoryResult(Exception):  # noqa: N818  a result, not a fault: the mo
 
 
 def child_environment(environment: Mapping[str, str], **more: str) -> dict[str, str]:
-    """The part of *environment* that a model may need to run: paths, locale, and settings of CUDA and the runtimes."""
+    """The part of *environment* that a model may need to run: paths, locale, and settings of CUDA and the runtimes.
+
+    An empty entry of PYTHONPATH, which Python takes for the current folder, is left out: see `module_command`.
+    """
     kept = {name: value for name, value in environment.items() if name.upper() in _PASSED or name.startswith(_PASSED_STARTS)}
+    if "PYTHONPATH" in kept:
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, kept["PYTHONPATH"].split(os.pathsep)))
     return kept | more
 
 
@@ -167,8 +172,12 @@ class Child:
 
 
 def module_command(module: str) -> list[str]:
-    """What runs *module* of this package with this Python."""
-    return [sys.executable or "python3", "-m", module]
+    """What runs *module* of this package with this Python.
+
+    The current folder is not on its path (``-P``): a ``torch.py`` that lies there must not run because somebody asked
+    `vramplan doctor` what is installed. A factory that the user names finds the files beside it all the same.
+    """
+    return [sys.executable or "python3", "-P", "-m", module]
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
