@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.docs.contract import check_command
 from vramplan.__main__ import main
 
 
@@ -17,12 +18,13 @@ class Outcome:
 
 @pytest.fixture
 def vramplan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run the command line in this process."""
+    """Run the command line in this process; what it prints as JSON is held to its schema."""
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> Outcome:
-        exit_code = main(words)
-        return Outcome(exit_code, *capsys.readouterr())
+        outcome = Outcome(main(words), *capsys.readouterr())
+        check_command(words, outcome.out)
+        return outcome
 
     return run
