@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+import vramplan as vp
 from tests.cli.cells import cell
 from tests.recordings import RECORDING
 from vramplan.gpus import find_gpu
 from vramplan.report.content import Report
-from vramplan.report.html import estimate_page
+from vramplan.report.html import estimate_page, streams_page
 from vramplan.result import LiveBuffer, PeakMoment
 from vramplan.sweep import sweep
 from vramplan.units import GIB, MIB, format_bytes
@@ -57,7 +58,7 @@ def _open(chromium: Any, path: Path, text: str, **context: Any) -> tuple[Any, li
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.append(request.url) if request.url != path.as_uri() else None)
     page.goto(path.as_uri())
-    page.wait_for_selector("#timeline canvas")
+    page.wait_for_selector("#timeline canvas, #limits tbody tr")
     return page, problems
 
 
@@ -180,3 +181,55 @@ def test_hostile_names_are_shown_and_do_nothing(chromium: Any, tmp_path: Path):
     assert shown.startswith("</script><script>")
     assert not {"\x1b", "\u202e"} & set(shown)
     assert page.locator("img").count() == 0
+
+
+@pytest.fixture(scope="module")
+def plan() -> vp.StreamsPlan:
+    return vp.streams("yolov8s", gpu=["t4", "3090"], mix=["12x1080p30/h264", "4x4k25/hevc"])
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_of_streams_has_the_numbers_of_the_plan(
+    chromium: Any, tmp_path: Path, plan: vp.StreamsPlan, width: int, theme: str
+):
+    viewport = {"width": width, "height": 900}
+    page, problems = _open(chromium, tmp_path / "page.html", streams_page(plan), viewport=viewport, color_scheme=theme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert "RTX 3090 carries" in page.locator("#sentence").inner_text()
+    shown = page.locator("#limits tbody tr td:nth-child(3)").all_inner_texts()
+    assert shown == [f"{limit.nominal:,}" for limit in plan.cards[1].ranked]
+    assert page.locator("#limits .bar-track").count() == 4
+    assert page.locator("#mix tbody tr").count() == 2
+    assert problems == []
+
+
+def test_bars_are_as_long_as_their_numbers(chromium: Any, tmp_path: Path, plan: vp.StreamsPlan):
+    page, _ = _open(chromium, tmp_path / "page.html", streams_page(plan))
+    bars = page.locator("#cards tbody .bar-box > span")
+    first, second = (bars.nth(place).bounding_box()["width"] for place in range(2))
+    assert first / second == pytest.approx(plan.cards[0].streams / plan.cards[1].streams, rel=0.01)
+
+
+def test_a_card_is_chosen_with_the_keyboard(chromium: Any, tmp_path: Path, plan: vp.StreamsPlan):
+    page, problems = _open(chromium, tmp_path / "page.html", streams_page(plan))
+    assert page.locator("#streams").inner_text() == str(plan.cards[1].streams)
+    page.get_by_role("button", name="Tesla T4").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#streams").inner_text() == str(plan.cards[0].streams)
+    assert page.locator("#h-limits").inner_text() == "Four limits · Tesla T4"
+    assert page.locator("#limits tr.binds th").inner_text().startswith("compute")
+    assert problems == []
+
+
+def test_a_page_can_be_drawn_again_with_other_numbers(chromium: Any, tmp_path: Path, report: Report):
+    """What a live page does: the same scripts, another answer."""
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    page.evaluate("""() => {
+        const content = JSON.parse(document.getElementById("content").textContent);
+        page.render({ ...content, sentence: "Other numbers.", focus: 0 });
+    }""")
+    assert page.locator("#sentence").inner_text() == "Other numbers."
+    assert page.locator(".uplot").count() == 2
+    assert page.locator("#h-timeline").inner_text() == "Memory over time · fp32 at batch 1"
+    assert problems == []

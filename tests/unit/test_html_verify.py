@@ -31,7 +31,7 @@ def found() -> Verification:
 def test_it_has_the_json_of_the_command_and_both_runs(found: Verification):
     content = verification_page_content(found)
     assert content["verification"] == json.loads(verification_json(found))
-    assert [cell["name"] for cell in content["cells"]] == ["predicted", "measured"]
+    assert [cell["label"] for cell in content["cells"]] == ["predicted", "measured"]
     assert found.replay is not None
     totals = [row["total_bytes"] for row in content["report"]["rows"]]
     assert totals == [found.estimate.total_bytes, found.replay.estimate.total_bytes]

@@ -8,11 +8,13 @@ import typer
 
 from vramplan.cli import arguments, flags
 from vramplan.cli.output import Format, Output
+from vramplan.cli.page import read_page, write_page
 from vramplan.cli.site_streams import site_streams
 from vramplan.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from vramplan.fleet import StreamsPlan
     from vramplan.video import Stream
@@ -57,6 +59,7 @@ def streams_command(
     csv: flags.Csv = False,
     markdown: flags.Markdown = False,
     output: flags.OutputFile = None,
+    html: flags.Html = None,
     force: flags.Force = False,
 ) -> int:
     """How many video streams a card carries, and what stops the next one: memory, decoder, compute or PCIe.
@@ -65,6 +68,7 @@ def streams_command(
     --stream or --mix, do not fit.
     """
     target = Output.of(json=json, csv=csv, markdown=markdown, path=output, force=force)
+    page = read_page(html, target)
     dims = arguments.read_dims(dim or ())
     shapes = arguments.read_shapes("--shape", shape or ())
     vram_bytes = arguments.read_size("--vram", vram)
@@ -84,7 +88,7 @@ def streams_command(
         dims=dims or site.dims,
         **{**as_given, **site.options},
     )
-    _emit(target, plan)
+    _emit(target, page, plan)
     return 1 if plan.fits is False else 0
 
 
@@ -98,9 +102,9 @@ def _mix(stream: Sequence[str] | None, path: str | None, codec: str, infer_every
     return read_cameras(path, codec=codec, infer_every=infer_every)
 
 
-def _emit(target: Output, plan: StreamsPlan) -> None:
+def _emit(target: Output, page: Path | None, plan: StreamsPlan) -> None:
     """The plan in its format; what would disturb a file or a program goes to standard error."""
-    from vramplan.report import streams_export, streams_terminal  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report import html, streams_export, streams_terminal  # noqa: PLC0415  keeps start-up fast
 
     writers = {
         Format.JSON: streams_export.streams_json,
@@ -109,3 +113,4 @@ def _emit(target: Output, plan: StreamsPlan) -> None:
         Format.TABLE: lambda it: streams_terminal.streams_text(it, width=target.width, colour=target.colour),
     }
     target.report(plan, writers, streams_terminal.verdict_lines)
+    write_page(page, target, lambda: html.streams_page(plan))

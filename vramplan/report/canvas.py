@@ -1,4 +1,7 @@
-"""A page of text for a terminal: lines that wrap between words, tables that turn on their side, colours where wanted."""
+"""A page of text for a terminal: lines that wrap between words, tables that turn on their side, colours where wanted.
+
+A terminal obeys escape sequences, and text comes from model files: nothing passes here that is not printable.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vramplan.report.grid import Grid, stack
-from vramplan.report.words import padded
+from vramplan.report.words import padded, printable
 
 MAX_WIDTH, MIN_WIDTH = 100, 40
 COLUMN_STYLES = {"total": "bold", "low–high": "dim"}
@@ -36,7 +39,7 @@ class Canvas:
     def line(self, text: str, *, style: str = "") -> None:
         """One line; where it is too long it goes on below, indented, and no number is parted from its unit."""
         indent = " " * (len(text) - len(text.lstrip()) + 2)
-        glued = _BEFORE_UNIT.sub(_NO_BREAK, text)
+        glued = _BEFORE_UNIT.sub(_NO_BREAK, printable(text))
         for part in textwrap.wrap(glued, self.width, subsequent_indent=indent, break_on_hyphens=False):
             self._lines.append([(part.replace(_NO_BREAK, " "), style)])
 
@@ -69,7 +72,7 @@ def _draw(grid: Grid, gap: int) -> Iterable[Pieces]:
     styles = [COLUMN_STYLES.get(header, "") for header in grid.headers]
 
     def line(cells: Sequence[str], style: str | None) -> Pieces:
-        texts = (padded(cell, width, left=side) for cell, width, side in zip(cells, widths, sides, strict=True))
+        texts = (padded(printable(cell), width, left=side) for cell, width, side in zip(cells, widths, sides, strict=True))
         blanks = ("" if index == 0 else " " * gap for index in range(len(widths)))
         return [(blank + text, own if style is None else style) for blank, text, own in zip(blanks, texts, styles, strict=True)]
 

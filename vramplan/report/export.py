@@ -16,7 +16,7 @@ from vramplan.report.facts import footnotes, headline
 from vramplan.report.grid import Grid
 from vramplan.report.rows import Row, estimate_rows, layer_rows, live_rows
 from vramplan.report.terminal import SEPARATOR, verdict_lines
-from vramplan.report.words import padded
+from vramplan.report.words import padded, printable
 from vramplan.result import Binding, Estimate, ModelFacts, Profile
 from vramplan.verdict import Verdict
 
@@ -52,11 +52,13 @@ def estimate_csv(report: Report) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """*rows* under the names of their columns; unknown values are empty."""
+    """*rows* under the names of their columns; unknown values are empty, and what cannot be printed is replaced."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    )
     return out.getvalue()
 
 
@@ -95,7 +97,7 @@ def _markdown_row(cells: Sequence[str], widths: Sequence[int], sides: Sequence[s
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is: names of tensors are full of underscores and stars."""
-    return "".join("\\" + char if char in "\\|*_`<[" else char for char in text)
+    return "".join("\\" + char if char in "\\|*_`<[" else char for char in printable(text))
 
 
 def _model(model: ModelFacts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vramplan.capacity.vram import fits_topology
 from vramplan.fleet import StreamsPlan
 from vramplan.report.grid import Grid
 from vramplan.report.rows import Row
-from vramplan.report.words import shorten
+from vramplan.report.words import printable, shorten
 from vramplan.units import format_bytes
 
 BAR_WIDTH = 18
@@ -28,7 +28,13 @@ def headline(plan: StreamsPlan) -> tuple[str, ...]:
     load = plan.card.load
     card = (short_name(plan.card),) if len(plan.cards) == 1 else (f"{len(plan.cards)} cards",)
     cameras = " + ".join(map(describe, load.streams))
-    return (names_of(load.engines), load.engines[0].precision, load.engines[0].runtime, shorten(cameras, 60), *card)
+    return (
+        shorten(names_of(load.engines), 60),
+        load.engines[0].precision,
+        load.engines[0].runtime,
+        shorten(cameras, 60),
+        *card,
+    )
 
 
 def short_name(card: CardPlan) -> str:
@@ -46,11 +52,11 @@ def limits_grid(card: CardPlan) -> Grid:
 
 
 def _limit_cells(card: CardPlan, limit: Limit) -> tuple[str, ...]:
-    share = _load(card, limit)
+    share = load_ratio(card, limit)
     return (
         limit.name,
         f"{limit.nominal:,}",
-        _between(limit.low or 0, limit.high or 0),
+        between(limit.low or 0, limit.high or 0),
         bar(share),
         f"{share:.0%}",
         "nothing" if limit.capacity is None else amount(limit.capacity.nominal, limit.unit),
@@ -63,7 +69,7 @@ def _blank_cells(limit: Limit) -> tuple[str, ...]:
     return (limit.name, "?" if limit.applies else "–", "", "not known" if limit.applies else "does not limit", "", "", "", "")
 
 
-def _load(card: CardPlan, limit: Limit) -> float:
+def load_ratio(card: CardPlan, limit: Limit) -> float:
     """The share of the limit that is used by the streams that fit; all of it where nothing fits because of it."""
     if limit.capacity is None or limit.demand is None or limit.capacity.nominal <= 0:
         return 1.0
@@ -96,7 +102,7 @@ def _card_cells(card: CardPlan) -> tuple[str, ...]:
         shorten(short_name(card), 26),
         format_bytes(card.usable.nominal_bytes),
         f"{card.streams:,}" + ("?" if card.unknown else ""),
-        _between(card.streams_low, card.streams_high),
+        between(card.streams_low, card.streams_high),
         card.binding,
         *counts,
         str(card.batch),
@@ -122,10 +128,10 @@ def _counted(card: CardPlan) -> str:
     noun = "camera" if is_mix else "stream"
     kind = "this mix" if is_mix else describe(replace(card.load.streams[0], count=1))
     many = noun if card.streams == 1 else f"{noun}s"
-    return f"{card.streams:,} {many} of {kind} ({_between(card.streams_low, card.streams_high)})"
+    return f"{card.streams:,} {many} of {kind} ({between(card.streams_low, card.streams_high)})"
 
 
-def _between(low: int, high: int) -> str:
+def between(low: int, high: int) -> str:
     """Two counts; beyond ten thousand nobody plans by the upper one."""
     return f"{low:,}–{high:,}" if high <= MOST_SHOWN else f"{low:,}–…"
 
@@ -159,7 +165,7 @@ def notes(card: CardPlan) -> Iterator[str]:
     if card.missing:
         yield f"note: not in the catalogue, so a range stands in: {'; '.join(card.missing)}"
     if uncounted := [op for engine in card.load.engines for op in engine.work.unknown]:
-        yield f"note: operations not counted, compute is optimistic: {', '.join(dict.fromkeys(uncounted))}"
+        yield f"note: operations not counted, compute is optimistic: {', '.join(map(printable, dict.fromkeys(uncounted)))}"
     if card.load.topology.batch is not None and card.batch > max(card.streams, 1):
         yield f"note: batch {card.batch} is larger than the {card.streams} streams: it waits for several frames of each"
 
@@ -176,7 +182,7 @@ def assumption_lines(card: CardPlan) -> Iterator[str]:
     found = assumptions(card)
     asked = [f"{each.name.replace('_', ' ')} {each.value} ({each.flag})" for each in found if each.flag]
     fixed = [f"{each.name.replace('_', ' ')} {each.value}" for each in found if not each.flag]
-    yield f"assumed: {' · '.join([*asked, *fixed])}"
+    yield printable(f"assumed: {' · '.join([*asked, *fixed])}")
 
 
 def memory_line(card: CardPlan) -> str:

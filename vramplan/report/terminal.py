@@ -10,6 +10,7 @@ from vramplan.report.content import Report
 from vramplan.report.facts import footnotes, headline
 from vramplan.report.grid import Grid
 from vramplan.report.peak_table import kept_grid, layer_grid, layer_scale, peak_grid, peak_sentence, peak_title
+from vramplan.report.words import printable
 from vramplan.result import Estimate
 from vramplan.units import format_bytes
 from vramplan.verdict import Verdict, cell_name
@@ -35,16 +36,16 @@ def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = Fals
         _draw_section(canvas, section.title, [section.grid] if section.grid else [])
         canvas.line(section.sentence, style="dim")
     canvas.blank()
-    for line in verdict_lines(report.verdict):
-        canvas.line(line, style=_verdict_style(report.verdict) if line is report.verdict.sentence else "")
+    for index, line in enumerate(verdict_lines(report.verdict)):
+        canvas.line(line, style="" if index else _verdict_style(report.verdict))
     return canvas.text()
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     """The sentence that ends every run, and what to try."""
-    yield verdict.sentence
+    yield printable(verdict.sentence)
     for attempt in verdict.tries:
-        yield f"  try {attempt.text}"
+        yield printable(f"  try {attempt.text}")
 
 
 def _draw_peak(canvas: Canvas, cell: Estimate, top: int | None) -> None:

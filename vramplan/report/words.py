@@ -9,6 +9,8 @@ from unicodedata import combining, east_asian_width
 
 def printable(text: str) -> str:
     """*text* on one line without control characters: names come from model files, and a terminal obeys escapes."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

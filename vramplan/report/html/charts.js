@@ -2,14 +2,15 @@
 
 /* The timeline and the address map: two uPlot charts over the same steps, zoomed and read together. */
 const charts = (() => {
-  const { node, size, chip, code, named, ROLES } = page;
+  const { node, size, chip, code, named } = page;
+  const ROLES = ["weight", "input", "activation", "output", "workspace"];
   const FEWEST_STEPS = 8;
   const LABEL_MIN_PX = 70;
   const tip = node("div", { class: "tip" });
   const places = { timeline: node("div"), map: node("div") };
   const readout = node("div", { class: "readout", role: "status", id: "readout", "aria-live": "off" });
   const mark = node("div", { class: "mark" });
-  let data = null, drawn = [], isSyncing = false;
+  let data = null, drawn = [], isSyncing = false, waiting = 0;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const number = (value) => value.toLocaleString("en-US");
@@ -354,10 +355,10 @@ const charts = (() => {
       button("+", "Zoom in", () => zoomBy(0.5)), button("−", "Zoom out", () => zoomBy(2)), button("◀", "Earlier", () => panBy(-0.5)), button("▶", "Later", () => panBy(0.5)));
   }
 
-  function section() {
+  function section(content, which) {
     const box = node("section", { id: "timeline", class: "long", "aria-labelledby": "h-timeline" });
     page.onChoice((chosen) => {
-      const picture = page.content.pictures[chosen], title = node("h2", { id: "h-timeline" }, "Memory over time" + page.which(chosen));
+      const picture = content.pictures[chosen], title = node("h2", { id: "h-timeline" }, "Memory over time" + which(chosen));
       data = picture && picture.steps ? read(picture) : null;
       if (!data) {
         box.replaceChildren(title, node("p", { class: "muted" }, picture ? "Nothing is held at any step." : "Not in this page: all cells together have too many steps. Estimate this cell alone to see it."));
@@ -384,17 +385,20 @@ const charts = (() => {
     box.replaceChildren(...parts.filter(Boolean));
   }
 
+  const resized = new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(refit); });
+
+  /* What was put on the page is drawn once it is there, and again when its width or its colours change. */
   function start() {
+    const box = document.getElementById("timeline");
+    resized.disconnect();
+    if (!box) { data = null; return; }
     document.body.append(tip);
     if (data) draw();
-    let waiting = 0;
-    new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(refit); }).observe(document.getElementById("timeline"));
-    document.addEventListener("recolour", () => { if (data) draw(); });
-    document.addEventListener("refit", refit);
+    resized.observe(box);
   }
+  page.afterwards(start);
+  document.addEventListener("recolour", () => { if (data) draw(); });
+  document.addEventListener("refit", refit);
 
-  return { section, start };
+  return { section };
 })();
-
-page.build();
-charts.start();

@@ -10,19 +10,16 @@ from typing import Any
 
 from vramplan.allocators.caching import CachingRules
 from vramplan.allocators.caching_conf import rules_from_environment
-from vramplan.budget import PARTS
 from vramplan.program import Role
 from vramplan.replaying import Replay
-from vramplan.report.budget_table import STEADY, fit_mark
 from vramplan.report.content import Report, Section
 from vramplan.report.export import estimate_json
 from vramplan.report.facts import footnotes, headline
+from vramplan.report.html.cell import Axis, cell_content, try_content
 from vramplan.report.html.layout import Layout, Place, lay_out
 from vramplan.report.html.timeline import timeline
 from vramplan.report.measured_export import verification_json
-from vramplan.report.peak_table import peak_sentence
 from vramplan.report.replaying import replay_json
-from vramplan.report.rounding import add_up, scale_for
 from vramplan.report.verified_text import (
     alignment_line,
     difference_grid,
@@ -35,7 +32,7 @@ from vramplan.report.verified_text import (
 from vramplan.report.words import printable
 from vramplan.result import Estimate
 from vramplan.sources.recording import Recording
-from vramplan.verdict import Try, Verdict, cell_name
+from vramplan.verdict import Try, Verdict
 from vramplan.verification import Verification
 
 MAX_PLACES = 20_000
@@ -43,8 +40,6 @@ MAX_PLACES = 20_000
 
 MAX_PICTURED_EVENTS = 60_000
 """Steps of all pictured cells together: a page of YOLOv8s with a dozen cells stays below 2 MB."""
-
-CAUSE_COUNT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +64,22 @@ class _Setting:
 def estimate_page_content(report: Report) -> dict[str, Any]:
     """``report`` is the object that ``--json`` prints; see `_content` for the rest."""
     settings = [_Setting.here()] * len(report.cells)
-    return _content("estimate", json.loads(estimate_json(report)), report, settings, titled=report.cells)
+    content = _content("estimate", json.loads(estimate_json(report)), report, settings, titled=report.cells)
+    more = "; there is room for more:" if report.verdict.tries else "."
+    return {**content, "without": _without("nothing tried", f"No change that was tried saves memory{more}")}
 
 
 def replay_page_content(found: Replay, report: Report) -> dict[str, Any]:
     """A recorded run, replayed under its own settings with its segments where they lay."""
     printed = json.loads(replay_json(found, report))
-    return _content("replay", printed, report, [_Setting.of(found.recording)], titled=report.cells)
+    content = _content("replay", printed, report, [_Setting.of(found.recording)], titled=report.cells)
+    why = "A recorded run cannot be changed: estimate the model to see what a change would do."
+    return {**content, "without": _without("—", why)}
+
+
+def _without(big: str, why: str) -> dict[str, str]:
+    """What stands where the change that helps most would, and *why* there is none."""
+    return {"title": "What helps most", "big": big, "sentence": why}
 
 
 def verification_page_content(found: Verification) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
     settings = [_Setting.here(), *(_Setting.of(run.recording) for run in runs)]
     content = _content("verify", json.loads(estimate_json(report)), report, settings, titled=cells[:1])
     notes = dict.fromkeys((*content["footnotes"], *(f"note: {printable(note)}" for note in found.measurement.notes)))
-    named = [{**cell, "name": name} for cell, name in zip(content["cells"], ("predicted", "measured"), strict=False)]
+    named = [{**cell, "label": name} for cell, name in zip(content["cells"], ("predicted", "measured"), strict=False)]
     return {
         **content,
         "state": "yes" if found.within_tolerance else "no",
@@ -97,8 +101,15 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
         "footnotes": list(notes),
         "cells": named,
         "residual": f"{signed(found.total.error_bytes)} ({percent(found.total.error_ratio)})",
+        "residual_note": f"Below zero is an under-estimate. {_HOW_RECORDED[bool(runs)]}",
         "verification": json.loads(verification_json(found)),
     }
+
+
+_HOW_RECORDED = {
+    True: "Choose “measured” below to see the recorded run in the same pictures.",
+    False: "The run was not recorded, so only its counters are known.",
+}
 
 
 def _compared(found: Verification) -> Iterator[Section]:
@@ -134,7 +145,8 @@ def _content(
     A picture is null where there would be too many steps; ``strings`` are the texts that pictures point into.
     """
     focus, strings = _focus(report), _Strings()
-    cells = [_cell(cell, report.verdict.limit_bytes) for cell in report.cells]
+    axis = Axis.of(report.cells, report.verdict.limit_bytes)
+    cells = [cell_content(cell, report.cells, axis) for cell in report.cells]
     state, word = "none", "Answer"
     if report.verdict.fits is not None:
         state, word = _STATES[report.verdict.fits, any(cell["mark"] for cell in cells)]
@@ -143,6 +155,9 @@ def _content(
         "state": state,
         "word": word,
         "report": printed,
+        "sentence": report.verdict.sentence,
+        "tries": [try_content(attempt.flags, attempt.text) for attempt in report.verdict.tries],
+        "limit": axis.limit_content(),
         "headline": list(headline(titled)),
         "footnotes": list(footnotes(titled, report.verdict)),
         "focus": focus,
@@ -179,26 +194,6 @@ def _best(tries: Sequence[Try], cell: Estimate) -> int | None:
     """The first change that leads to the least memory; None when no change saves any."""
     saving = [index for index, attempt in enumerate(tries) if attempt.total_bytes < cell.total_bytes]
     return min(saving, key=lambda index: tries[index].total_bytes, default=None)
-
-
-def _cell(cell: Estimate, limit_bytes: int | None) -> dict[str, Any]:
-    """The numbers of a row as the terminal prints them, so that they add up, and the largest causes of its peak."""
-    scale = scale_for(cell.total_bytes)
-    numbers = add_up([part.nominal_bytes for part in cell.budget.parts.values()], scale, steady=STEADY)
-    is_certain = cell.total_low_bytes == cell.total_high_bytes
-    doubt = "" if is_certain else f"{scale.number(cell.total_low_bytes)}–{scale.number(cell.total_high_bytes)}"
-    causes = [index for index, item in enumerate(cell.peak.live) if item.role != Role.WEIGHT.value]
-    return {
-        "name": cell_name(cell),
-        "unit": scale.unit,
-        "parts": dict(zip(PARTS, numbers, strict=True)),
-        "total": scale.number(cell.total_bytes),
-        "range": doubt,
-        "mark": fit_mark(cell, limit_bytes),
-        "last_op_index": len(cell.program.ops) - 1,
-        "peak_sentence": peak_sentence(cell),
-        "causes": causes[:CAUSE_COUNT],
-    }
 
 
 def _pictures(

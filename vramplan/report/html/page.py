@@ -10,22 +10,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from vramplan.fleet import StreamsPlan
 from vramplan.replaying import Replay
 from vramplan.report.content import Report
 from vramplan.report.html.content import estimate_page_content, replay_page_content, verification_page_content
+from vramplan.report.html.streams import streams_page_content
+from vramplan.report.streams_terminal import streams_text
 from vramplan.report.terminal import estimate_text
 from vramplan.report.verified_text import verification_text
 from vramplan.report.words import shorten
 from vramplan.verification import Verification
 
 STYLES = ("uplot.min.css", "page.css")
-SCRIPTS = ("uplot.min.js", "page.js", "charts.js")
+CHARTED = ("uplot.min.js", "base.js", "charts.js", "estimate.js", "start.js")
+"""The scripts of a page with a timeline."""
+
+BARRED = ("base.js", "streams.js", "start.js")
+"""The scripts of a page that needs no chart."""
+
 TITLE_WIDTH = 80
 
 _IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
@@ -46,22 +54,27 @@ def verification_page(found: Verification) -> str:
     return _page(verification_page_content(found), verification_text(found))
 
 
-def _page(content: Mapping[str, Any], plain: str) -> str:
+def streams_page(plan: StreamsPlan) -> str:
+    """The page of a plan."""
+    return _page(streams_page_content(plan), streams_text(plan), scripts=BARRED, what="video streams")
+
+
+def _page(content: Mapping[str, Any], plain: str, *, scripts: Sequence[str] = CHARTED, what: str = "GPU memory") -> str:
     """*content* in the template; *plain* is what readers without scripts see."""
     style = "\n".join(_read(name) for name in STYLES)
-    scripts = [_read(name) for name in SCRIPTS]
+    texts = [_read(name) for name in scripts]
     policy = (
-        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)};"
+        f"default-src 'none'; script-src {' '.join(map(_hash, texts))}; style-src {_hash(style)};"
         " base-uri 'none'; form-action 'none'"
     )
     name = shorten(content["report"]["model"]["name"], TITLE_WIDTH)
     return Template(_read("template.html")).substitute(
         policy=escape(policy),
-        title=escape(f"{name}: GPU memory, vramplan"),
+        title=escape(f"{name}: {what}, vramplan"),
         style=style,
         plain=escape(plain),
         content=embedded(content),
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+        scripts="\n".join(f"<script>{script}</script>" for script in texts),
     )
 
 

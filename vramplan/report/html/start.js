@@ -1,0 +1,3 @@
+"use strict";
+
+page.render(JSON.parse(document.getElementById("content").textContent));
