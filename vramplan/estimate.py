@@ -310,6 +310,7 @@ def solve_session(bound: Bound, precision: str, options: Options) -> Estimate:
         notes=(*bound.graph.notes, *solved.notes),
         program=solved.plan.program,
         account=(("context and kernels", run.nominal_bytes), *solved.account),
+        runtime_options=session.given,
     )
 
 

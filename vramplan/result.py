@@ -94,7 +94,7 @@ class Estimate:
 
     ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``account`` says
     where the bytes of the total go, line by line, for runtimes that can tell (ONNX Runtime). ``convolutions`` are
-    the calls of cuDNN by their op's index in the program.
+    the calls of cuDNN by their op's index in the program. ``runtime_options`` are those the user gave (ONNX Runtime).
     """
 
     model: ModelFacts
@@ -116,6 +116,7 @@ class Estimate:
     program: MemoryProgram
     flops: int | None = None
     account: tuple[tuple[str, int], ...] = ()
+    runtime_options: Mapping[str, str] = field(default_factory=dict)
     convolutions: Mapping[int, ConvCall] = field(default_factory=dict, repr=False)
 
     @property

@@ -19,6 +19,7 @@ import vramplan as vp
 from tests.cli.cells import cell
 from tests.recordings import RECORDING
 from vramplan.allocators.caching import DEFAULT_RULES, replay
+from vramplan.allocators.driver import driver_bytes
 from vramplan.gpus import find_gpu
 from vramplan.program import Action, Buffer, Event, MemoryProgram, Phase, Role
 from vramplan.report import html
@@ -27,11 +28,12 @@ from vramplan.report.export import estimate_json
 from vramplan.report.html.content import estimate_page_content
 from vramplan.report.html.layout import Layout, lay_out
 from vramplan.report.html.page import BARRED, CHARTED, embedded
+from vramplan.report.html.remedy import remedy_content
 from vramplan.report.html.timeline import kept_steps, timeline
 from vramplan.result import Estimate, LiveBuffer, PeakMoment
 from vramplan.sweep import sweep
-from vramplan.units import GIB, MIB
-from vramplan.verdict import Change, judge
+from vramplan.units import GIB, MIB, format_bytes
+from vramplan.verdict import Change, Try, Verdict, judge
 
 FOLDER = Path(html.__file__).parent
 HOSTILE = "</script><script>alert(1)</script><!--\u2028\u2029\x1b[31m\u202e'\"&\udc80"
@@ -197,6 +199,39 @@ def test_the_allocators_line_ends_at_the_total_without_the_context(eager: Report
         assert max(reserved) == one.total_bytes - one.budget.context_bytes == picture["map"]["top_bytes"]
 
 
+@pytest.fixture(scope="module")
+def session() -> Report:
+    """And in two sessions of ONNX Runtime."""
+    card = find_gpu("3090")
+    cells = sweep("yolov8s", batches=[8], precisions=["fp32", "fp16"], runtimes=["onnxruntime"], gpu=card)
+    return Report(cells=cells.cells, verdict=judge(cells.cells, gpu=card, resolve=cells.resolve))
+
+
+def test_an_arenas_line_is_what_its_regions_add_up_to(session: Report):
+    for one, picture in pictures(session):
+        reserved = list(accumulate(picture["timeline"]["reserved"]))
+        assert max(reserved) == one.phases["steady"].reserved_peak_bytes == picture["map"]["top_bytes"]
+        assert one.total_bytes - one.budget.context_bytes == driver_bytes(r["size_bytes"] for r in picture["map"]["regions"])
+
+
+def test_an_arena_is_told_apart_from_what_is_alive_in_it(session: Report):
+    for one, content in zip(session.cells, estimate_page_content(session)["cells"], strict=True):
+        alive = sum(item.size_bytes for item in one.peak.live)
+        taken = one.phases["steady"].reserved_peak_bytes
+        assert f"In the arena: {format_bytes(alive)} alive, {format_bytes(taken)} taken" in content["peak_sentence"]
+
+
+def test_the_options_of_a_session_shape_its_map():
+    def regions(**options: str) -> list[int]:
+        one = vp.estimate("yolov8s", batch=8, runtime="onnxruntime", runtime_options=options)
+        return [region.size_bytes for region in lay_out(one, DEFAULT_RULES).regions]
+
+    doubling, exact = regions(), regions(arena_extend_strategy="kSameAsRequested")
+    assert len(doubling) < len(exact)
+    assert sum(doubling) > sum(exact)
+    assert all(size & (size - 1) == 0 for size in doubling)
+
+
 def test_an_engines_line_is_the_total_without_context_and_persistent_memory(yolo: Report):
     for one, picture in pictures(yolo):
         held = [one.budget.weights_bytes, one.budget.inputs_bytes, one.budget.outputs_bytes]
@@ -209,8 +244,8 @@ def test_the_peak_of_the_replay_is_the_peak_of_the_picture(eager: Report):
         assert lay_out(one, DEFAULT_RULES).peak_step == highest.peak_event_index
 
 
-def test_buffers_on_the_map_never_overlap_and_lie_inside_regions(eager: Report, yolo: Report):
-    for one in (eager.cells[1], yolo.cells[5]):
+def test_buffers_on_the_map_never_overlap_and_lie_inside_regions(eager: Report, yolo: Report, session: Report):
+    for one in (eager.cells[1], yolo.cells[5], session.cells[0]):
         layout = lay_out(one, DEFAULT_RULES)
         assert len(layout.places) == sum(buffer.size_bytes > 0 for buffer in one.program.buffers)
         for step in range(0, len(one.program.events), 37):
@@ -285,11 +320,44 @@ def test_the_steps_of_a_timeline_are_differences():
     assert line["event"] == [1, 2, 3, -3, 4, -2, 5, -4]
 
 
-def test_the_best_remedy_is_the_try_that_leads_to_the_least(yolo: Report):
+def remedy(found: Report, focus: int = 0) -> dict[str, str] | None:
+    best: dict[str, str] | None = remedy_content(found, focus)["remedy"]
+    return best
+
+
+def test_the_best_remedy_is_the_row_or_the_change_that_leads_to_the_least(yolo: Report):
     content = estimate_page_content(yolo)
-    tries = yolo.verdict.tries
-    assert tries[content["remedy"]].total_bytes == min(attempt.total_bytes for attempt in tries)
-    assert yolo.cells[content["focus"]].total_bytes == max(one.total_bytes for one in yolo.cells)
+    largest = yolo.cells[content["focus"]]
+    assert largest.total_bytes == max(one.total_bytes for one in yolo.cells)
+    least = min(one.total_bytes for one in yolo.cells if one.batch == largest.batch)
+    assert content["remedy"]["flags"] == "--precision int8"
+    assert content["remedy"]["text"].startswith(format_bytes(least))
+
+
+def tried(*totals: tuple[str, int], limit_bytes: int | None = None) -> Report:
+    tries = tuple(Try(flags=flags, total_bytes=size, text=f"{flags}: {format_bytes(size)}") for flags, size in totals)
+    fits, headroom = (None, None) if limit_bytes is None else (False, limit_bytes - GIB)
+    verdict = Verdict(fits=fits, limit_bytes=limit_bytes, limit_name="", headroom_bytes=headroom, sentence="", tries=tries)
+    return Report(cells=(cell(weights=GIB),), verdict=verdict)
+
+
+def test_a_smaller_input_is_the_last_resort():
+    assert remedy(tried(("--dim height=320", 300 * MIB), ("--memory-format channels_last", 900 * MIB))) == {
+        "flags": "--memory-format channels_last",
+        "text": "900.0 MiB",
+    }
+    assert remedy(tried(("--dim height=320", 300 * MIB)))
+
+
+def test_what_fits_comes_before_what_does_not():
+    both = (("--dim height=320", 300 * MIB), ("--memory-format channels_last", 900 * MIB))
+    best = remedy(tried(*both, limit_bytes=512 * MIB))
+    assert best
+    assert best["flags"] == "--dim height=320"
+
+
+def test_a_larger_batch_is_no_remedy():
+    assert remedy_content(tried(("-b 64", 2 * GIB)), 0) == {"remedy": None, "others": [{"flags": "-b 64", "text": "2.00 GiB"}]}
 
 
 def test_the_printed_parts_of_a_cell_add_up(yolo: Report):

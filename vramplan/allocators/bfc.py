@@ -352,13 +352,16 @@ def replay(
     sizes: Mapping[int, int] | None = None,
     run_phases: Collection[str] = (),
     reserves_weights: bool = False,
+    arena: BfcArena | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> dict[str, BfcPeaks]:
     """Run *program* through a fresh arena; what each phase holds and peaks at, by name.
 
     *sizes* replaces the bytes of some buffers, by index. *run_phases* are the names of the phases that are a run each: their
     requests carry a stream until the phase ends. *reserves_weights* is ``session.use_device_allocator_for_initializers``.
+    Who wants to watch brings an *arena* (with rules and a log of its own), and is called *after* each step.
     """
-    arena = BfcArena(rules)
+    arena = arena or BfcArena(rules)
     wanted = [buffer.size_bytes for buffer in program.buffers]
     for index, size_bytes in (sizes or {}).items():
         wanted[index] = size_bytes
@@ -372,11 +375,17 @@ def replay(
         else:
             arena.hold(index, wanted[index], on_stream=on_stream)
 
-    return {phase.name: _phase(arena, program, phase, tell, is_run=phase.name in run_phases) for phase in program.phases}
+    return {phase.name: _phase(arena, program, phase, tell, after, is_run=phase.name in run_phases) for phase in program.phases}
 
 
 def _phase(
-    arena: BfcArena, program: MemoryProgram, phase: Phase, tell: Callable[[Action, int, bool], None], *, is_run: bool
+    arena: BfcArena,
+    program: MemoryProgram,
+    phase: Phase,
+    tell: Callable[[Action, int, bool], None],
+    after: Callable[[int], None] | None,
+    *,
+    is_run: bool,
 ) -> BfcPeaks:
     arena.reset_peaks()
     peak, peak_index = arena.in_use_peak_bytes, max(phase.start - 1, 0)
@@ -384,6 +393,8 @@ def _phase(
         tell(action, index, is_run)
         if arena.in_use_peak_bytes > peak:
             peak, peak_index = arena.in_use_peak_bytes, step
+        if after is not None:
+            after(step)
     if is_run:
         arena.end_run()
     return BfcPeaks(

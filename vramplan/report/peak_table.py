@@ -23,6 +23,8 @@ def peak_title(cell: Estimate) -> str:
 
 def peak_sentence(cell: Estimate) -> str:
     """Lower bound, achieved, overhead; and what it would be if nothing were ever freed."""
+    if cell.runtime == "onnxruntime":
+        return _arena_sentence(cell)
     if cell.runtime == "torch":
         achieved = max(phase.reserved_peak_bytes for phase in cell.phases.values())
         place = "In the caching allocator"
@@ -33,6 +35,16 @@ def peak_sentence(cell: Estimate) -> str:
     return (
         f"{place}: lower bound {format_bytes(cell.lower_bound_bytes)}, achieved {format_bytes(achieved)},"
         f" overhead {100 * overhead:.1f} %; all results without reuse: {format_bytes(cell.sum_of_outputs_bytes)}."
+    )
+
+
+def _arena_sentence(cell: Estimate) -> str:
+    """An arena keeps what it ever took: what is alive in it at the peak, against all of it."""
+    alive, arena = _sum(cell.peak.live), cell.phases["steady"].reserved_peak_bytes
+    return (
+        f"In the arena: {format_bytes(alive)} alive, {format_bytes(arena)} taken from the driver by then,"
+        f" overhead {100 * (arena / alive - 1) if alive else 0:.1f} %;"
+        f" all results without reuse: {format_bytes(cell.sum_of_outputs_bytes)}."
     )
 
 

@@ -99,8 +99,7 @@ const page = (() => {
 
   /* The change that helps most, and the others that were solved; what is said where there is none. */
   function remedyCard(title, none, ...without) {
-    const best = content.remedy === null ? null : content.tries[content.remedy];
-    const others = content.tries.filter((each) => each !== best);
+    const { remedy: best, others } = content;
     const line = (each) => node("div", null, each.flags ? code(each.flags) : null, (each.flags ? ": " : "") + each.text);
     return card("remedy", title, best ? (best.flags ? code(best.flags) : best.text) : none,
       node("p", null, best ? (best.flags ? best.text + ", " : "") + "solved again with it." : without),

@@ -26,11 +26,6 @@ _EDGE = 1.01
 _NOT_OF_THE_MODEL = frozenset({"context", "allocator_slack"})
 
 
-def try_content(flags: str, text: str) -> dict[str, str]:
-    """A change that was solved: what to type, and what it leads to."""
-    return {"flags": flags, "text": text.removeprefix(flags).removeprefix(": ").strip()}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
     """What all bars of a budget are measured against, in bytes; ``limit_bytes`` is None where there is no limit."""

@@ -15,8 +15,9 @@ from vramplan.replaying import Replay
 from vramplan.report.content import Report, Section
 from vramplan.report.export import estimate_json
 from vramplan.report.facts import footnotes, headline
-from vramplan.report.html.cell import Axis, cell_content, try_content
+from vramplan.report.html.cell import Axis, cell_content
 from vramplan.report.html.layout import Layout, Place, lay_out
+from vramplan.report.html.remedy import Remedy, remedy_content
 from vramplan.report.html.timeline import timeline
 from vramplan.report.measured_export import verification_json
 from vramplan.report.replaying import replay_json
@@ -32,7 +33,7 @@ from vramplan.report.verified_text import (
 from vramplan.report.words import printable
 from vramplan.result import Estimate
 from vramplan.sources.recording import Recording
-from vramplan.verdict import Try, Verdict
+from vramplan.verdict import Verdict
 from vramplan.verification import Verification
 
 MAX_PLACES = 20_000
@@ -141,7 +142,7 @@ def _content(
     """``headline`` and ``footnotes`` are the terminal's lines for the cells *titled*.
 
     ``cells`` and ``pictures`` have one item for each row, and so has *settings*. ``state`` is yes, no, doubt or none.
-    ``focus` is the row that the advice is about, and that the page opens at; ``remedy`` the index of the best ``try``.
+    ``focus`` is the row that the advice is about, and that the page opens at.
     A picture is null where there would be too many steps; ``strings`` are the texts that pictures point into.
     """
     focus, strings = _focus(report), _Strings()
@@ -156,12 +157,12 @@ def _content(
         "word": word,
         "report": printed,
         "sentence": report.verdict.sentence,
-        "tries": [try_content(attempt.flags, attempt.text) for attempt in report.verdict.tries],
+        "tries": [Remedy.of(attempt).content for attempt in report.verdict.tries],
         "limit": axis.limit_content(),
         "headline": list(headline(titled)),
         "footnotes": list(footnotes(titled, report.verdict)),
         "focus": focus,
-        "remedy": _best(report.verdict.tries, report.cells[focus]),
+        **remedy_content(report, focus),
         "cells": cells,
         "pictures": _pictures(report.cells, focus, settings, strings),
         "sections": [_section(section) for section in report.sections],
@@ -188,12 +189,6 @@ def _focus(report: Report) -> int:
     sizes, limit = [cell.total_bytes for cell in report.cells], report.verdict.limit_bytes
     over = [size for size in sizes if limit is not None and size > limit]
     return sizes.index(min(over) if over else max(sizes))
-
-
-def _best(tries: Sequence[Try], cell: Estimate) -> int | None:
-    """The first change that leads to the least memory; None when no change saves any."""
-    saving = [index for index, attempt in enumerate(tries) if attempt.total_bytes < cell.total_bytes]
-    return min(saving, key=lambda index: tries[index].total_bytes, default=None)
 
 
 def _pictures(

@@ -1,23 +1,27 @@
 """Where buffers lie in memory, and what the runtime's allocator holds, step by step: what the pictures of a cell show.
 
 Addresses are offsets in a picture, not device pointers: the regions of an allocator lie one above the other, in the order in
-which they are taken. PyTorch's come from a replay through its caching allocator; TensorRT's context from the shared blocks.
+which they are taken. PyTorch's come from a replay through its caching allocator, ONNX Runtime's from one through its arena,
+TensorRT's context from the shared blocks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
+from vramplan.allocators.bfc import BfcArena, replay
 from vramplan.allocators.blocks import assign_blocks
 from vramplan.allocators.caching import CachingAllocator, CachingRules, Row
 from vramplan.allocators.placement import NO_BLOCK, Request
 from vramplan.program import Action, Lifetime, MemoryProgram, Role
 from vramplan.result import Estimate
 from vramplan.runtimes.lowering import ALIGNMENT
+from vramplan.runtimes.onnxruntime.options import SessionOptions, parse_session_options
+from vramplan.runtimes.onnxruntime.session import RUNS
 from vramplan.runtimes.tensorrt import OWN_ROLES
 
 _SEGMENT_ROOM = 1 << 44
@@ -72,6 +76,8 @@ def lay_out(cell: Estimate, rules: CachingRules, address_ranks: Sequence[int] = 
     phases = {phase.name: phase for phase in program.phases}
     if cell.runtime == "torch":
         return _caching(program, cell.peak.index, rules, address_ranks)
+    if cell.runtime == "onnxruntime":
+        return _arena(program, cell.peak.index, parse_session_options(cell.runtime_options))
     if cell.runtime == "tensorrt" and {"engine", "context"} == phases.keys():
         return _engine(program, cell.peak.index, phases["engine"].stop)
     return Layout(reserved_bytes=None, peak_step=_first_peak(program, cell.peak.index, tuple(program.live_bytes())))
@@ -83,36 +89,62 @@ def _first_peak(program: MemoryProgram, op_index: int, held_bytes: Sequence[int]
     return max(steps or range(len(held_bytes)), key=lambda step: held_bytes[step], default=0)
 
 
+@dataclass(slots=True)
+class _Watched:
+    """An allocator's log, each row with its step; what it holds and what it hands out after each step."""
+
+    log: list[Row] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    reserved_bytes: list[int] = field(default_factory=list)
+    in_use_bytes: list[int] = field(default_factory=list)
+
+    def after(self, step: int, reserved_bytes: int, in_use_bytes: int) -> None:
+        self.rows += ((step, row) for row in self.log)
+        self.log.clear()
+        self.reserved_bytes.append(reserved_bytes)
+        self.in_use_bytes.append(in_use_bytes)
+
+    def layout(self, program: MemoryProgram, op_index: int, label: str) -> Layout:
+        regions, bases = _segments(self.rows, len(program.events), label)
+        return Layout(
+            reserved_bytes=tuple(self.reserved_bytes),
+            peak_step=_first_peak(program, op_index, self.in_use_bytes),
+            regions=regions,
+            places=tuple(_placed(self.rows, bases, program.lifetimes())),
+        )
+
+
 def _caching(program: MemoryProgram, op_index: int, rules: CachingRules, ranks: Iterable[int]) -> Layout:
-    log: list[Row] = []
-    allocator = CachingAllocator(rules, segment_addresses=((1 + rank) * _SEGMENT_ROOM for rank in ranks), log=log)
-    reserved, allocated, rows = [], [], list[tuple[int, Row]]()
+    seen = _Watched()
+    allocator = CachingAllocator(rules, segment_addresses=((1 + rank) * _SEGMENT_ROOM for rank in ranks), log=seen.log)
     for step, (action, index, _) in enumerate(program.events):
         if action is Action.HOLD:
             allocator.hold(index, program.buffers[index].size_bytes)
         else:
             allocator.free(index)
-        rows += ((step, row) for row in log)
-        log.clear()
-        reserved.append(allocator.reserved_bytes)
-        allocated.append(allocator.allocated_bytes)
-    regions, bases = _segments(rows, len(program.events))
-    return Layout(
-        reserved_bytes=tuple(reserved),
-        peak_step=_first_peak(program, op_index, allocated),
-        regions=regions,
-        places=tuple(_placed(rows, bases, program.lifetimes())),
-    )
+        seen.after(step, allocator.reserved_bytes, allocator.allocated_bytes)
+    return seen.layout(program, op_index, "segment")
 
 
-def _segments(rows: Iterable[tuple[int, Row]], stop: int) -> tuple[tuple[Region, ...], dict[int, int]]:
+def _arena(program: MemoryProgram, op_index: int, options: SessionOptions) -> Layout:
+    seen = _Watched()
+    arena = BfcArena(options.arena, log=seen.log)
+
+    def after(step: int) -> None:
+        seen.after(step, arena.reserved_bytes, arena.in_use_bytes)
+
+    replay(program, run_phases=RUNS, reserves_weights=options.reserves_weights, arena=arena, after=after)
+    return seen.layout(program, op_index, "region")
+
+
+def _segments(rows: Iterable[tuple[int, Row]], stop: int, label: str) -> tuple[tuple[Region, ...], dict[int, int]]:
     """The segments, one above the other as they are reserved, and where each begins by its address in the replay."""
     taken: dict[int, Region] = {}
     bases: dict[int, int] = {}
     top = 0
     for step, (what, _, address, size) in rows:
         if what == "segment":
-            taken[address] = Region(f"segment {len(taken) + 1}", top, size, step, stop)
+            taken[address] = Region(f"{label} {len(taken) + 1}", top, size, step, stop)
             bases[address] = top
             top += size
         elif what == "release":

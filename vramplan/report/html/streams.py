@@ -11,7 +11,6 @@ from vramplan.capacity import LIMITS, CardPlan, Limit
 from vramplan.capacity.assumptions import assumptions, describe
 from vramplan.capacity.load import Load
 from vramplan.fleet import StreamsPlan
-from vramplan.report.html.cell import try_content
 from vramplan.report.streams_export import streams_json
 from vramplan.report.streams_words import ENDS, amount, between, headline, load_ratio, memory_line, notes, sentence, short_name
 from vramplan.report.words import printable
@@ -31,14 +30,16 @@ def streams_page_content(plan: StreamsPlan) -> dict[str, Any]:
     focus = max(range(len(plan.cards)), key=lambda index: plan.cards[index].streams)
     ends = axis_end([card.streams_high for card in plan.cards], max(card.streams for card in plan.cards))
     state, word = _state(plan, plan.cards[focus])
-    best = max(range(len(plan.tries)), key=lambda index: plan.tries[index].streams_nominal, default=None)
+    tries = [{"flags": each.flags, "text": each.text.removeprefix(f"{each.flags}: ")} for each in plan.tries]
+    best = max(range(len(tries)), key=lambda index: plan.tries[index].streams_nominal, default=None)
     return {
         "kind": "streams",
         "state": state,
         "word": word,
         "sentence": sentence(plan),
-        "tries": [try_content(attempt.flags, attempt.text) for attempt in plan.tries],
-        "remedy": best,
+        "tries": tries,
+        "remedy": None if best is None else tries[best],
+        "others": [each for index, each in enumerate(tries) if index != best],
         "report": json.loads(streams_json(plan)),
         "headline": list(headline(plan)),
         "focus": focus,
