@@ -21,7 +21,6 @@ from vramplan.cli.watch import watch_command
 
 app = typer.Typer(
     name="vramplan",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
