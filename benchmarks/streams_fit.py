@@ -22,10 +22,11 @@ from vramplan.capacity.compute import Speeds, batch_ms, speeds
 from vramplan.capacity.constants import FITTED, Constants, constants
 from vramplan.capacity.span import Span
 from vramplan.capacity.work import FrameWork, frame_work
-from vramplan.estimate import Options, bind
 from vramplan.flops import count_work
 from vramplan.gpus import find_gpu
 from vramplan.graph import Graph
+from vramplan.held import bind
+from vramplan.options import Options
 from vramplan.precision import apply_policy, find_policy
 from vramplan.ranges import Evidence
 from vramplan.runtimes.tensorrt import Fusions

@@ -12,10 +12,10 @@ from vramplan.capacity.solve import solve as solve_card
 from vramplan.capacity.tries import Try, tries
 from vramplan.device.this_gpu import find_card
 from vramplan.errors import UsageError
-from vramplan.estimate import ModelLike, Options, Shapes
 from vramplan.fleet_measured import Subject, open_bench
 from vramplan.gpus import Gpu, all_gpus, custom_gpu
 from vramplan.opened import Opened, open_engine
+from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import NARROWER, find_policy
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts

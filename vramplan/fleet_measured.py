@@ -20,10 +20,10 @@ from vramplan.device.decode import DecodeRun, run_decode
 from vramplan.device.lock import gpu_lock
 from vramplan.device.this_gpu import AUTO
 from vramplan.errors import MeasurementError, UsageError
-from vramplan.estimate import Options
 from vramplan.folders import cache_folder
 from vramplan.gpus import Gpu, find_gpu
 from vramplan.measuring import Machine, measure, measured_runtime, open_machine
+from vramplan.options import Options
 from vramplan.precision import find_policy
 from vramplan.ranges import Evidence
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from importlib import metadata
 from itertools import product
 
+from vramplan.choosing import find_runtime
 from vramplan.comparing import Checked, Comparison, Diff, Finding, Outcome, Side, compare, layers_of, short_name, tensors_of
 from vramplan.device.this_gpu import find_card
 from vramplan.errors import MachineError, ModelError, UsageError, close_matches, show
-from vramplan.estimate import MEMORY_FORMATS, find_runtime
 from vramplan.gpus import all_gpus, find_gpu
 from vramplan.lockfile import (
     LAYER_LIMIT,
@@ -27,6 +27,7 @@ from vramplan.lockfile import (
     LockedModel,
     Wanted,
 )
+from vramplan.options import MEMORY_FORMATS
 from vramplan.precision import find_policy
 from vramplan.result import Estimate
 from vramplan.site import DEFAULT_TOLERANCE_RATIO, SITE_FILE, Site, SiteModel

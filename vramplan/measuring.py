@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vramplan.choosing import find_runtime
 from vramplan.device.lock import gpu_lock
 from vramplan.device.measurement import Measurement
 from vramplan.device.nvml import open_probe
@@ -19,7 +20,7 @@ from vramplan.device.probe import Device, Probe
 from vramplan.device.run import Request, run_child
 from vramplan.device.this_gpu import gpu_of, visible_device
 from vramplan.errors import MeasurementError, UsageError, printable
-from vramplan.estimate import estimate, find_runtime
+from vramplan.estimate import estimate
 from vramplan.folders import cache_folder
 from vramplan.gpus import Gpu
 from vramplan.graph import Tensor

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vramplan.allocators.caching_conf import rules_from_environment
@@ -18,6 +17,7 @@ from vramplan.describe import describe_peak
 from vramplan.dtypes import DType
 from vramplan.errors import ModelError, UsageError
 from vramplan.gpus import Gpu, context_bytes
+from vramplan.options import Options
 from vramplan.precision import Policy, find_policy
 from vramplan.program import Buffer, ProgramBuilder, Role
 from vramplan.ranges import Evidence, Range
@@ -41,20 +41,7 @@ UNKNOWN_DEVICE = (8, 0), 108
 """Compute capability and multiprocessors where no card is named: an A100's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleOptions:
-    """What is the same for every cell of a sweep over a module."""
-
-    gpu: Gpu | None = None
-    args: tuple[Any, ...] | None = None
-    kwargs: Mapping[str, Any] | None = None
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    memory_format: str = "contiguous"
-    drop_outputs: bool = False
-
-
-def estimate_module(model: TorchModel, *, batch: int | None, precision: str, options: ModuleOptions) -> Estimate:
+def estimate_module(model: TorchModel, *, batch: int | None, precision: str, options: Options) -> Estimate:
     """One cell: *model* at one batch and precision, run eagerly by PyTorch.
 
     Raises `UsageError` for arguments that make no sense and `ModelError` for a forward that fails on the given shapes.
@@ -84,7 +71,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
         runtime="torch",
         precision=policy.name,
         batch=batch if batch is not None else inputs.batch,
-        memory_format=options.memory_format,
+        memory_format=options.memory_format or "contiguous",
         gpu=options.gpu,
         budget=budget,
         phases=parts.phases,
@@ -102,7 +89,7 @@ def estimate_module(model: TorchModel, *, batch: int | None, precision: str, opt
     )
 
 
-def _traced(model: TorchModel, inputs: Inputs, policy: Policy, options: ModuleOptions, workspaces: ConvWorkspaces) -> Traced:
+def _traced(model: TorchModel, inputs: Inputs, policy: Policy, options: Options, workspaces: ConvWorkspaces) -> Traced:
     module: Any = model.module
     if not hasattr(module, "named_modules"):
         raise ModelError(
@@ -152,7 +139,7 @@ def _target(gpu: Gpu | None, workspaces: ConvWorkspaces) -> Target:
     return Target(capability=capability, sm_count=sm_count, conv_workspace=workspaces.of, torch_version=torch_version())
 
 
-def _notes(traced: Traced, policy: Policy, workspaces: ConvWorkspaces, options: ModuleOptions) -> list[str]:
+def _notes(traced: Traced, policy: Policy, workspaces: ConvWorkspaces, options: Options) -> list[str]:
     notes = [workspaces.note] if traced.findings.doubtful_convolutions else []
     if workspaces.flags.benchmark and traced.findings.convolutions:
         notes.append(
@@ -199,7 +186,7 @@ def _binding(name: str, tensor: Tensor, cast: DType | None) -> Binding:
     return Binding(name=name, dtype=str(dtype), dims=dims, shape=shape, size_bytes=dtype.storage_bytes(tensor.numel()))
 
 
-def _estimate_weights(model: TorchModel, policy: Policy, options: ModuleOptions) -> Estimate:
+def _estimate_weights(model: TorchModel, policy: Policy, options: Options) -> Estimate:
     """A file of weights only: what they take on the device, and nothing else."""
     if policy.float_type is not None or policy.autocast_type is not None:
         raise UsageError(
@@ -221,7 +208,7 @@ def _estimate_weights(model: TorchModel, policy: Policy, options: ModuleOptions)
         runtime="torch",
         precision=policy.name,
         batch=None,
-        memory_format=options.memory_format,
+        memory_format=options.memory_format or "contiguous",
         gpu=options.gpu,
         budget=Budget(
             weights=parts.weights,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from vramplan.capacity import Engine, EngineMemory, FrameWork, frame_work
 from vramplan.describe import describe_model
 from vramplan.errors import ModelError
-from vramplan.estimate import Bound, ModelLike, Options, bind, open_module, solve, solve_module
+from vramplan.estimate import open_module, solve, solve_module
+from vramplan.held import Bound, bind
+from vramplan.options import ModelLike, Options
 from vramplan.precision import Converted, apply_policy, find_policy
 from vramplan.result import Estimate, ModelFacts
 from vramplan.sources import Source, engine_path, open_model

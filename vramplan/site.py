@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vramplan.choosing import RUNTIMES
 from vramplan.errors import UsageError, close_matches, printable, show
-from vramplan.estimate import MEMORY_FORMATS, RUNTIMES
 from vramplan.lockfile import MAX_AXES, MAX_BATCH, MAX_DIM, MAX_MODELS, MAX_NAMES
+from vramplan.options import MEMORY_FORMATS
 from vramplan.precision import find_policy
 from vramplan.units import parse_bytes, parse_share
 

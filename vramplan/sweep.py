@@ -6,21 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vramplan.choosing import find_runtime, why_not
 from vramplan.engine import estimate_engine
 from vramplan.errors import UsageError
-from vramplan.estimate import (
-    Bound,
-    ModelLike,
-    Options,
-    Shapes,
-    bind,
-    check_runtime_options,
-    find_runtime,
-    open_module,
-    solve,
-    solve_module,
-)
+from vramplan.estimate import open_module, solve, solve_module
 from vramplan.gpus import Gpu
+from vramplan.held import Bound, bind
+from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import find_policy
 from vramplan.result import Estimate
 from vramplan.sources import Source, engine_path, open_model
@@ -37,13 +29,15 @@ if TYPE_CHECKING:
 class Sweep:
     """Estimates of one model, ordered by runtime, precision and batch as they were asked for.
 
-    ``batches`` are the batches that the cells were asked with, None where the model was to decide.
+    ``batches`` are the batches that the cells were asked with, None where the model was to decide. ``notes`` say which cells
+    there are not, and why.
 
     Invariant: there is at least one cell, and one batch for each.
     """
 
     cells: tuple[Estimate, ...]
     batches: tuple[int | None, ...] = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
     source: Source | None = field(repr=False, compare=False)
     module: TorchModel | None = field(repr=False, compare=False, default=None)
     options: Options = field(repr=False, compare=False)
@@ -86,7 +80,7 @@ class Sweep:
             return solve_module(self.module, batch, change.precision or cell.precision, options)
         if self.source is None:
             raise UsageError("a module cannot be changed like a graph")
-        plain = replace(options, memory_format=None, drop_outputs=False)
+        plain = options.only(cell.runtime)
         keeps_shapes = (dims, shapes) == (self.options.dims, self.options.shapes) and batch in self.bounds
         bound = self.bounds[batch] if keeps_shapes else bind(self.source, batch, plain)
         return solve(bound, change.precision or cell.precision, cell.runtime, plain)
@@ -113,20 +107,20 @@ def sweep(
         _Axes.of(("tensorrt",), precisions, batches)
         return Sweep(cells=(estimate_engine(read_engine(path), options.gpu),), batches=(None,), source=None, options=options)
     axes = _Axes.of([find_runtime(model, runtime) for runtime in runtimes], precisions, batches)
-    check_runtime_options(options, axes.runtimes)
+    options.checked(axes.runtimes)
     source = open_model(model) if axes.runtimes != ("torch",) else None
     module = open_module(model, options) if "torch" in axes.runtimes else None
-    plain = replace(options, memory_format=None, drop_outputs=False) if module else options
-    bounds = {batch: bind(source, batch, plain) for batch in axes.batches} if source else {}
+    bounds = {batch: bind(source, batch, options) for batch in axes.batches} if source else {}
     cells = [
-        solve_module(module, batch, precision, options)
+        solve_module(module, batch, precision, options.only(runtime))
         if runtime == "torch" and module is not None
-        else solve(bounds[batch], precision, runtime, plain)
+        else solve(bounds[batch], precision, runtime, options.only(runtime))
         for runtime, precision, batch in axes
     ]
     return Sweep(
         cells=tuple(cells),
         batches=tuple(batch for _, _, batch in axes),
+        notes=tuple(axes.gaps()),
         source=source,
         module=module,
         options=options,
@@ -152,5 +146,18 @@ class _Axes:
     def __iter__(self) -> Iterator[tuple[str, str, int | None]]:
         for runtime in self.runtimes:
             for precision in self.precisions:
-                for batch in self.batches:
-                    yield runtime, precision, batch
+                if not self._why_left_out(runtime, precision):
+                    yield from ((runtime, precision, batch) for batch in self.batches)
+
+    def gaps(self) -> Iterator[str]:
+        """A note for each precision that some of the runtimes have no row for."""
+        for precision in self.precisions:
+            reasons = {runtime: self._why_left_out(runtime, precision) for runtime in self.runtimes}
+            for reason in dict.fromkeys(filter(None, reasons.values())):
+                runtimes = ", ".join(runtime for runtime in self.runtimes if reasons[runtime] == reason)
+                yield f"no row for {precision} in {runtimes}: {reason}"
+
+    def _why_left_out(self, runtime: str, precision: str) -> str:
+        """Empty for a cell that is solved; also for one that no runtime has, whose error says more."""
+        reasons = [why_not(each, find_policy(precision)) for each in self.runtimes]
+        return "" if all(reasons) else why_not(runtime, find_policy(precision))

@@ -45,8 +45,14 @@ class Change:
         return " ".join(words)
 
 
-THRIFTY_SESSION = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-"""The options of an ONNX Runtime session that most often save memory."""
+THRIFTY_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "enable_mem_pattern": "0",
+    "session.use_device_allocator_for_initializers": "1",
+}
+"""The options of an ONNX Runtime session that may save memory: growth by request, kernels with less workspace, no block for a
+whole run, weights beside the arena."""
 
 Resolve = Callable[[Estimate, Change], Estimate]
 """Solve a cell again with a change; raises `VramplanError` when the model cannot be changed that way."""
@@ -123,7 +129,7 @@ def cell_name(cell: Estimate) -> str:
     return cell.precision if cell.batch is None else f"{cell.precision} at batch {cell.batch}"
 
 
-def _name(cell: Estimate, cells: Sequence[Estimate]) -> str:
+def name_among(cells: Sequence[Estimate], cell: Estimate) -> str:
     """`cell_name`, with the runtime where *cells* have several."""
     several = len({each.runtime for each in cells}) > 1
     return f"{cell.runtime}, {cell_name(cell)}" if several else cell_name(cell)
@@ -155,8 +161,8 @@ def _sizes_sentence(cells: Sequence[Estimate]) -> str:
         doubt = doubt if most.total_low_bytes < most.total_high_bytes else ""
         return f"Takes {format_bytes(most.total_bytes)}{doubt}; the largest part: {_largest_part(most)}. {ask}"
     return (
-        f"From {format_bytes(least.total_bytes)} ({_name(least, cells)}) to {format_bytes(most.total_bytes)}"
-        f" ({_name(most, cells)}, largest part: {_largest_part(most)}). {ask}"
+        f"From {format_bytes(least.total_bytes)} ({name_among(cells, least)}) to {format_bytes(most.total_bytes)}"
+        f" ({name_among(cells, most)}, largest part: {_largest_part(most)}). {ask}"
     )
 
 
@@ -182,7 +188,7 @@ def _count_sentence(cells: Sequence[Estimate], limit: Limit) -> str:
     balance = f"leaves {format_bytes(spare)}" if spare >= 0 else f"is {format_bytes(-spare)} over"
     return (
         f"{_count(len(fitting), len(cells))} {limit.phrase}{_doubt(fitting, limit)}."
-        f" The {'largest' if fitting else 'smallest'}, {_name(shown, cells)}, takes {format_bytes(shown.total_bytes)}"
+        f" The {'largest' if fitting else 'smallest'}, {name_among(cells, shown)}, takes {format_bytes(shown.total_bytes)}"
         f" and {balance}; its largest part: {_largest_part(shown)}."
     )
 
@@ -242,9 +248,10 @@ def _full_flags(base: Estimate, change: Change) -> str:
 
 
 def _effect(base: Estimate, cell: Estimate, limit: Limit | None) -> str:
-    """``412.0 MiB (-38 %), fits``."""
+    """``412.0 MiB (-253.1 MiB, -38 %), fits``."""
     ratio = cell.total_bytes / base.total_bytes
     change = f"{100 * (ratio - 1):+.0f} %" if ratio < 2 else f"× {ratio:.1f}"
+    change = f"-{format_bytes(base.total_bytes - cell.total_bytes)}, {change}" if ratio < 1 else change
     text = f"{format_bytes(cell.total_bytes)} ({change})"
     if limit is None:
         return text
@@ -285,10 +292,23 @@ class _Attempts:
         return self.best([Change(memory_format="channels_last")])
 
     def other_options(self) -> Solved | None:
-        """ONNX Runtime: an arena that takes what is asked for, and kernels with less workspace."""
+        """ONNX Runtime: the option that saves most, and with it the next ones as long as each is worth it."""
         if self.base.runtime != "onnxruntime":
             return None
-        return self.best([Change(runtime_options=THRIFTY_SESSION)])
+        found = self.best_option({}, THRIFTY_OPTIONS)
+        while found and not (self.limit and self.fits(found[1])):
+            chosen = found[0].runtime_options
+            more = self.best_option(chosen, {name: THRIFTY_OPTIONS[name] for name in THRIFTY_OPTIONS if name not in chosen})
+            if more is None or more[1].total_bytes > found[1].total_bytes - (1 - WORTH_RATIO) * self.base.total_bytes:
+                break
+            found = more
+        return found
+
+    def best_option(self, chosen: Mapping[str, str], others: Mapping[str, str]) -> Solved | None:
+        """The one of *others* that leads to the least memory beside *chosen*."""
+        changes = [Change(runtime_options={**chosen, name: value}) for name, value in others.items()]
+        solved = [(change, cell) for change in changes if (cell := self.solve(change)) and self.is_worth_it(cell)]
+        return min(solved, key=lambda pair: pair[1].total_bytes, default=None)
 
     def other_batch(self) -> Solved | None:
         """A smaller batch; a larger one when less than half of the limit is used."""
@@ -331,12 +351,15 @@ class _Attempts:
         saving = []
         for change in changes:
             cell = self.solve(change)
-            if cell is None or cell.total_bytes >= WORTH_RATIO * self.base.total_bytes:
+            if cell is None or not self.is_worth_it(cell):
                 continue
             if self.fits(cell):
                 return change, cell
             saving.append((change, cell))
         return min(saving, key=lambda solved: solved[1].total_bytes, default=None)
+
+    def is_worth_it(self, cell: Estimate) -> bool:
+        return cell.total_bytes < WORTH_RATIO * self.base.total_bytes
 
     def solve(self, change: Change) -> Estimate | None:
         """None when the model cannot be changed that way: its batch is fixed, its sides have to match."""

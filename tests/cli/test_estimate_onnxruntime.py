@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+from vramplan.estimate import estimate
+from vramplan.units import MIB
+
 MODEL = "resnet50"
+FILE = str(Path(__file__).parents[2] / "models" / "onnx" / "resnet50.onnx")
+OF_FILE = ["estimate", FILE, "--dim", "height=224", "--dim", "width=224"]
 SESSION = ["estimate", MODEL, "--runtime", "onnxruntime", "--gpu", "h200"]
 BY_REQUEST = ["--runtime-option", "arena_extend_strategy=kSameAsRequested"]
 
@@ -38,10 +45,10 @@ def test_an_option_changes_the_arena(vramplan: Callable):
 
 def test_a_thriftier_session_is_tried_and_solved(vramplan: Callable):
     outcome = vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json")
-    best = json.loads(outcome.out)["verdict"]["try"][0]
-    assert best["flags"] == (
-        "--runtime-option arena_extend_strategy=kSameAsRequested --runtime-option cudnn_conv_algo_search=HEURISTIC"
-    )
+    row, best = json.loads(outcome.out)["rows"][0], json.loads(outcome.out)["verdict"]["try"][0]
+    assert best["flags"].startswith("--runtime-option ")
+    saved = f"{(row['total_bytes'] - best['total_bytes']) / MIB:.1f} MiB"
+    assert f" (-{saved}, " in best["text"]
     again = vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json", *best["flags"].split())
     assert json.loads(again.out)["rows"][0]["total_bytes"] == best["total_bytes"]
 
@@ -57,10 +64,45 @@ def test_explain_sums_to_the_process(vramplan: Callable):
 def test_all_runtimes_are_rows_of_one_table(vramplan: Callable):
     outcome = vramplan("estimate", MODEL, "--runtime", "all", "--csv")
     runtimes = [line.split(",")[1] for line in outcome.out.splitlines()[1:]]
-    assert runtimes[:2] == ["tensorrt", "onnxruntime"]
-    assert len(runtimes) == len(set(runtimes))
+    known = ["tensorrt", "onnxruntime", *(["torch"] if find_spec("torch") else [])]
+    assert runtimes == [runtime for runtime in known for _ in ("fp32", "fp16")]
     table = vramplan("estimate", MODEL, "--runtime", "tensorrt,onnxruntime", "--precision", "fp32").out
     assert table.count("precision") == 1
+
+
+def test_a_file_is_shown_in_both_runtimes_that_people_run_it_in(vramplan: Callable):
+    outcome = vramplan(*OF_FILE, "-b", "1", "--gpu", "h200", "--json")
+    content = json.loads(outcome.out)
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert [(row["runtime"], row["precision"]) for row in content["rows"]] == [
+        *(("tensorrt", precision) for precision in ("fp32", "fp16", "int8")),
+        *(("onnxruntime", precision) for precision in ("fp32", "fp16")),
+    ]
+    (note,) = content["notes"]
+    assert note.startswith("no row for int8 in onnxruntime: ONNX Runtime runs the types of the file")
+
+
+def test_a_built_in_model_stays_with_tensorrt_and_so_does_the_api(vramplan: Callable):
+    rows = json.loads(vramplan("estimate", MODEL, "--json").out)["rows"]
+    assert {row["runtime"] for row in rows} == {"tensorrt"}
+    sizes = {"height": 224, "width": 224}
+    assert estimate(FILE, batch=1, dims=sizes).runtime == "tensorrt"
+    assert estimate(FILE, batch=1, dims=sizes, runtime="onnxruntime").runtime == "onnxruntime"
+
+
+def test_an_option_of_one_runtime_leaves_the_other_row_alone(vramplan: Callable):
+    usual = json.loads(vramplan(*OF_FILE, "-b", "8", "--precision", "fp32", "--json").out)["rows"]
+    with_limit = json.loads(vramplan(*OF_FILE, "-b", "8", "--precision", "fp32", "--workspace", "0", "--json").out)
+    thrifty = json.loads(vramplan(*OF_FILE, "-b", "8", "--precision", "fp32", *BY_REQUEST, "--json").out)["rows"]
+    assert with_limit["rows"][1]["total_bytes"] == usual[1]["total_bytes"]
+    assert thrifty[0]["total_bytes"] == usual[0]["total_bytes"]
+    assert thrifty[1]["total_bytes"] < usual[1]["total_bytes"]
+
+
+def test_titles_tell_rows_of_two_runtimes_apart(vramplan: Callable):
+    outcome = vramplan(*OF_FILE, "-b", "1", "--precision", "fp32", "--peak")
+    assert "Peak of tensorrt, fp32 at batch 1" in outcome.out
+    assert "Peak of onnxruntime, fp32 at batch 1" in outcome.out
 
 
 def test_the_memory_of_a_pattern_is_opened_at_the_peak(vramplan: Callable):

@@ -257,6 +257,8 @@ class Estimate(Output):
     """The card; null when none was named."""
     rows: list[EstimateRow]
     """One for each runtime, precision and batch, in the order they were asked for."""
+    notes: list[Text]
+    """What no single row says: which rows there are not, and why."""
     verdict: Verdict
     """Whether it fits, and what would help."""
 

@@ -30,7 +30,7 @@ def report(*cells: Estimate, **sections: bool) -> Report:
 
 def test_json_has_the_keys_of_schema_1():
     content = json.loads(estimate_json(report(cell(weights=MIB, gpu=find_gpu("3090"), live=LIVE, kept=KEPT, doubt_bytes=1))))
-    assert list(content) == ["schema_version", "model", "gpu", "rows", "verdict"]
+    assert list(content) == ["schema_version", "model", "gpu", "rows", "notes", "verdict"]
     assert content["schema_version"] == 1
     assert {"name", "format", "sha256", "parameters", "inputs", "outputs"} == set(content["model"])
     assert {"runtime", "precision", "batch", "memory_format", "budget", "total_bytes", "total_low_bytes", "total_high_bytes",

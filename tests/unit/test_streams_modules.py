@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vramplan as vp
 from vramplan.errors import UsageError
-from vramplan.estimate import Options
 from vramplan.opened import open_engine
+from vramplan.options import Options
 
 SHAPES = {"input": (1, 3, 64, 64)}
 

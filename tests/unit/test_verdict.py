@@ -89,9 +89,9 @@ def test_all_or_none_of_several():
 def test_tries_for_a_cell_that_is_over_are_solved_and_fit():
     verdict = judge([toy(batch=8)], budget_bytes=520 * MIB, resolve=toy_again)
     assert [attempt.text for attempt in verdict.tries] == [
-        "--precision fp16: 500.0 MiB (-44 %), fits",
-        "-b 4: 500.0 MiB (-44 %), fits",
-        "--dim height=320 --dim width=320: 300.0 MiB (-67 %), fits",
+        "--precision fp16: 500.0 MiB (-400.0 MiB, -44 %), fits",
+        "-b 4: 500.0 MiB (-400.0 MiB, -44 %), fits",
+        "--dim height=320 --dim width=320: 300.0 MiB (-600.0 MiB, -67 %), fits",
     ]
 
 
@@ -103,7 +103,7 @@ def test_the_first_narrower_precision_that_fits_is_chosen():
 
 def test_tries_that_do_not_get_there_say_so_when_there_is_nothing_better():
     verdict = judge([toy()], budget_bytes=110 * MIB, resolve=toy_again)
-    assert verdict.tries[0].text == "--precision int8: 125.0 MiB (-38 %), still 15.0 MiB over"
+    assert verdict.tries[0].text == "--precision int8: 125.0 MiB (-75.0 MiB, -38 %), still 15.0 MiB over"
 
 
 def test_ample_room_suggests_the_largest_batch_that_fits():

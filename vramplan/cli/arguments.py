@@ -45,9 +45,9 @@ def read_precisions(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def read_runtimes(texts: Iterable[str], model: str = "") -> list[str | None]:
-    """``--runtime tensorrt``, or ``all`` that can run *model*. UsageError for words that are no runtime."""
-    from vramplan.estimate import RUNTIMES, possible_runtimes  # noqa: PLC0415  keeps start-up fast
+def read_runtimes(texts: Iterable[str], model: str) -> list[str]:
+    """``--runtime tensorrt``, or ``all`` that can run *model*; none without the flag. UsageError for other words."""
+    from vramplan.choosing import RUNTIMES, possible_runtimes  # noqa: PLC0415  keeps start-up fast
 
     words = [word.lower() for word in read_list("--runtime", texts)]
     if ALL_RUNTIMES in words:
@@ -57,7 +57,7 @@ def read_runtimes(texts: Iterable[str], model: str = "") -> list[str | None]:
     for word in words:
         if word not in RUNTIMES:
             raise UsageError(f"--runtime: unknown runtime {word[:40]!r}", hint=close_matches(word, (*RUNTIMES, ALL_RUNTIMES)))
-    return [*words]
+    return words
 
 
 def read_shapes(flag: str, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -57,7 +57,7 @@ def diff_command(
     cells = [
         replace(base, batches=(size,), precisions=(policy,), runtimes=(chosen,))
         for chosen, policy, size in product(
-            arguments.read_runtimes(runtime or (), names[0]) or [None],
+            arguments.read_runtimes(runtime or (), names[0]) or (None,),
             arguments.read_precisions(precision or ()) or ["as-is"],
             arguments.read_batches(batch or ()),
         )

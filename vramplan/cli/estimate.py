@@ -59,12 +59,13 @@ def estimate_command(
     budget_bytes = arguments.read_size("--budget", budget)
     card = _card(gpu, vram)
 
-    from vramplan.report.account import account_sections  # noqa: PLC0415  keeps start-up fast
+    from vramplan.choosing import usual_runtimes  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report.account import account_sections  # noqa: PLC0415
     from vramplan.report.content import Report  # noqa: PLC0415
     from vramplan.sweep import sweep  # noqa: PLC0415
     from vramplan.verdict import judge  # noqa: PLC0415
 
-    runtimes = arguments.read_runtimes(runtime or (), model) or [None]
+    runtimes = arguments.read_runtimes(runtime or (), model) or [*usual_runtimes(model)]
     if explain and "onnxruntime" not in runtimes:
         raise UsageError("--explain is for ONNX Runtime", hint="Use it with --runtime onnxruntime.")
     cells = sweep(
@@ -84,7 +85,15 @@ def estimate_command(
     )
     verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
     sections = tuple(account_sections(cells)) if explain else ()
-    report = Report(cells=cells.cells, verdict=verdict, shows_peak=peak, shows_layers=layers, top=top, sections=sections)
+    report = Report(
+        cells=cells.cells,
+        verdict=verdict,
+        shows_peak=peak,
+        shows_layers=layers,
+        top=top,
+        sections=sections,
+        notes=cells.notes,
+    )
     _emit(target, page, report)
     return 1 if verdict.fits is False else 0
 
@@ -95,13 +104,12 @@ def _refuse(*, compile_module: bool, cuda_graphs: bool) -> None:
         raise UsageError(f"{name} is not modelled yet", hint="Without it the estimate is of eager PyTorch.")
 
 
-def _default_precisions(model: str, runtimes: list[str | None]) -> str:
-    from vramplan.estimate import find_runtime  # noqa: PLC0415  keeps start-up fast
+def _default_precisions(model: str, runtimes: list[str]) -> str:
     from vramplan.sources.torch_spec import is_torch_model  # noqa: PLC0415
 
-    if "onnxruntime" in runtimes:
-        return flags.DEFAULT_SESSION_PRECISIONS if len(runtimes) == 1 else "as-is"
-    if all(find_runtime(model, runtime) == "torch" for runtime in runtimes):
+    if runtimes == ["onnxruntime"] or ("torch" in runtimes and len(runtimes) > 1):
+        return flags.DEFAULT_SESSION_PRECISIONS
+    if runtimes == ["torch"]:
         has_weights_only = is_torch_model(model) and model.endswith((".safetensors",))
         return "as-is" if has_weights_only else flags.DEFAULT_TORCH_PRECISIONS
     return flags.DEFAULT_PRECISIONS

@@ -40,7 +40,7 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="R,…",
-        help="What runs the model: tensorrt, torch, onnxruntime; or all.",
+        help="What runs the model: tensorrt, torch, onnxruntime; or all. Default: what fits it; both for an .onnx file.",
         autocompletion=completion.runtimes,
     ),
 ]

@@ -37,8 +37,8 @@ def read_cell(
             f"{command} runs one batch at one precision",
             hint=f"Run the command once for each: -b {batches[0]} --precision {precisions[0]}",
         )
-    from vramplan.estimate import MEMORY_FORMATS  # noqa: PLC0415  keeps start-up fast
     from vramplan.measuring import Cell  # noqa: PLC0415
+    from vramplan.options import MEMORY_FORMATS  # noqa: PLC0415  keeps start-up fast
 
     if memory_format is not None and memory_format not in MEMORY_FORMATS:
         raise UsageError(f"unknown memory format {memory_format[:40]!r}", hint=f"Known: {', '.join(MEMORY_FORMATS)}.")

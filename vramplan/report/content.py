@@ -23,7 +23,7 @@ class Section:
 class Report:
     """Everything a renderer needs; ``top`` limits the rows of the peak and of the layers (None: the default).
 
-    ``sections`` are what the command adds to an estimate.
+    ``sections`` are what the command adds to an estimate, ``notes`` doubts that no single cell has.
 
     Invariant: there is at least one cell, all of one model.
     """
@@ -34,6 +34,7 @@ class Report:
     shows_layers: bool = False
     top: int | None = None
     sections: tuple[Section, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cells:

@@ -35,6 +35,7 @@ def estimate_content(report: Report) -> dict[str, Any]:
         "model": _model(cells[0].model),
         "gpu": _gpu(cells[0].gpu) if cells[0].gpu else None,
         "rows": [_row(cell, shows_layers=report.shows_layers) for cell in cells],
+        "notes": list(report.notes),
         "verdict": _verdict(report.verdict),
     }
 
@@ -67,7 +68,7 @@ def estimate_markdown(report: Report) -> str:
     name, *facts = headline(report.cells)
     lines = [f"**{escaped(name)}**{SEPARATOR}{escaped(SEPARATOR.join(facts))}", ""]
     lines += to_markdown(budget_grid(report.cells, report.verdict.limit_bytes))
-    for note in footnotes(report.cells, report.verdict):
+    for note in footnotes(report.cells, report.verdict, report.notes):
         lines += ["", escaped(note)]
     for section in report.sections:
         lines += ["", f"**{escaped(section.title)}**", ""]

@@ -31,8 +31,8 @@ def headline(cells: Sequence[Estimate]) -> tuple[str, ...]:
     )
 
 
-def footnotes(cells: Sequence[Estimate], verdict: Verdict) -> Iterator[str]:
-    """What a reader of the table has to know, one sentence a line."""
+def footnotes(cells: Sequence[Estimate], verdict: Verdict, more: Sequence[str] = ()) -> Iterator[str]:
+    """What a reader of the table has to know, one sentence a line; *more* are notes that no single cell has."""
     yield evidence_line(cells)
     if len(units_of(cells)) > 1:
         yield "Totals of 1 GiB and more are in GiB, their parts too; the other rows are in MiB."
@@ -40,6 +40,7 @@ def footnotes(cells: Sequence[Estimate], verdict: Verdict) -> Iterator[str]:
     yield from _profiles(cells)
     yield from _kept(cells)
     yield from notes(cells)
+    yield from (f"note: {printable(note)}" for note in more)
 
 
 def evidence_line(cells: Sequence[Estimate]) -> str:

@@ -13,7 +13,7 @@ from vramplan.report.peak_table import kept_grid, layer_grid, layer_scale, peak_
 from vramplan.report.words import printable
 from vramplan.result import Estimate
 from vramplan.units import format_bytes
-from vramplan.verdict import Verdict, cell_name
+from vramplan.verdict import Verdict, name_among
 
 SEPARATOR = " · "
 
@@ -25,13 +25,13 @@ def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = Fals
     canvas.blank()
     canvas.table(budget_grid(report.cells, report.verdict.limit_bytes))
     canvas.blank()
-    for line in footnotes(report.cells, report.verdict):
+    for line in footnotes(report.cells, report.verdict, report.notes):
         canvas.line(line, style="yellow" if line.startswith("note:") else "dim")
     for cell in report.cells:
         if report.shows_peak:
-            _draw_peak(canvas, cell, report.top)
+            _draw_peak(canvas, cell, name_among(report.cells, cell), report.top)
         if report.shows_layers:
-            _draw_layers(canvas, cell, report.top)
+            _draw_layers(canvas, cell, name_among(report.cells, cell), report.top)
     for section in report.sections:
         _draw_section(canvas, section.title, [section.grid] if section.grid else [])
         canvas.line(section.sentence, style="dim")
@@ -48,17 +48,17 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
         yield printable(f"  try {attempt.text}")
 
 
-def _draw_peak(canvas: Canvas, cell: Estimate, top: int | None) -> None:
-    _draw_section(canvas, f"Peak of {cell_name(cell)}: {peak_title(cell)}", [peak_grid(cell, top, canvas.width)])
+def _draw_peak(canvas: Canvas, cell: Estimate, name: str, top: int | None) -> None:
+    _draw_section(canvas, f"Peak of {name}: {peak_title(cell)}", [peak_grid(cell, top, canvas.width)])
     canvas.line(peak_sentence(cell), style="dim")
 
 
-def _draw_layers(canvas: Canvas, cell: Estimate, top: int | None) -> None:
-    title = f"Layers of {cell_name(cell)}, sizes in {layer_scale(cell).unit}"
+def _draw_layers(canvas: Canvas, cell: Estimate, name: str, top: int | None) -> None:
+    title = f"Layers of {name}, sizes in {layer_scale(cell).unit}"
     _draw_section(canvas, title, [layer_grid(cell, top, canvas.width)])
     if cell.kept:
         size = format_bytes(sum(row.size_bytes for row in cell.kept))
-        _draw_section(canvas, f"Wider than {cell_name(cell)}: {size}", [kept_grid(cell)])
+        _draw_section(canvas, f"Wider than {name}: {size}", [kept_grid(cell)])
 
 
 def _draw_section(canvas: Canvas, title: str, grids: Iterable[Grid]) -> None:

@@ -160,7 +160,7 @@ def _content(
         "tries": [Remedy.of(attempt).content for attempt in report.verdict.tries],
         "limit": axis.limit_content(),
         "headline": list(headline(titled)),
-        "footnotes": list(footnotes(titled, report.verdict)),
+        "footnotes": list(footnotes(titled, report.verdict, report.notes)),
         "focus": focus,
         **remedy_content(report, focus),
         "cells": cells,
