@@ -28,7 +28,7 @@ DEFAULT_PRECISION = "fp16"
 DEFAULT_VIDEO = "1080p30"
 DEFAULT_MARGIN = 0.30
 
-Models: TypeAlias = "ModelLike | Sequence[ModelLike]"
+Models: TypeAlias = "ModelLike | Opened | Sequence[ModelLike | Opened]"
 Cards = str | Gpu | Sequence[str | Gpu]
 
 
@@ -113,11 +113,12 @@ def streams(
     dims: Mapping[str, int] | None = None,
     allow_pickle: bool = False,
     measure: bool = False,
+    advise: bool = True,
 ) -> StreamsPlan:
     """How many video streams a card carries with *model* looking at them, and what stops the next one.
 
     model             what `vramplan.estimate` takes; several run one after the other on every frame; ONNX models run on
-                      TensorRT, modules in eager PyTorch
+                      TensorRT, modules in eager PyTorch; one that `vramplan.opened` has read keeps its precision and sizes
     gpu               a card or several, ``"auto"`` for this machine's; ``"all"`` ranks the catalogue; with *vram* alone
                       a card of which only that is known
     video, codec      every camera's: ``"1080p30"``, ``"4k25"``; h264, hevc, av1, vp9 or mjpeg; *bit_depth* 8, 10 or 12
@@ -137,6 +138,7 @@ def streams(
     allow_pickle      whether a pickled ``.pt`` may be loaded, which runs code from the file
     measure           whether this machine's GPU, which *gpu* must be then, decodes clips and runs the models in eager
                       PyTorch, for the rates that are not given; takes minutes
+    advise            whether changes that carry more are solved too; takes longer than the answer itself
 
     Raises `UsageError` for arguments that make no sense and `ModelError` for a model that cannot be read; with *measure*
     also `MachineError` when there is no GPU, and `MeasurementError`.
@@ -160,7 +162,7 @@ def streams(
     required = _required(require, load, is_mix=bool(mix))
     plans = (bench.solve(load),) if bench else _solved(gpu, load)
     narrow = functools.partial(_narrower, engines, precision, is_measured=plans[0].load.given.readings.infer is not None)
-    found = tries(plans[0], narrow) if len(plans) == 1 else ()
+    found = tries(plans[0], narrow) if advise and len(plans) == 1 else ()
     return StreamsPlan(models=facts, cards=plans, required=required, tries=found)
 
 
@@ -173,13 +175,14 @@ def _solved(gpu: Cards | None, load: Load) -> tuple[CardPlan, ...]:
 
 
 def _engines(model: Models, precision: str, options: Options) -> tuple[list[Opened], tuple[ModelFacts, ...]]:
-    opened = [open_engine(each, find_policy(precision).name, options) for each in _models(model)]
+    policy = find_policy(precision).name
+    opened = [each if isinstance(each, Opened) else open_engine(each, policy, options) for each in _models(model)]
     facts = tuple(each.facts for each in opened)
     return opened, facts
 
 
 def _models(model: Models) -> list[Any]:
-    is_one = isinstance(model, str | bytes) or hasattr(model, "__fspath__") or is_torch_model(model)
+    is_one = isinstance(model, str | bytes | Opened) or hasattr(model, "__fspath__") or is_torch_model(model)
     models: list[Any] = [model] if is_one else list(model)  # type: ignore[arg-type]
     if not models:
         raise UsageError("no model is named", hint="Try yolov8s, or name an .onnx file.")

@@ -6,7 +6,8 @@ A graph is an engine of TensorRT; a PyTorch module runs eagerly, and its operati
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vramplan.capacity import Engine, EngineMemory, FrameWork, frame_work
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
     from vramplan.sources.torch_model import TorchModel
 
 
+Binder = Callable[[Source, int | None, Options], Bound]
+"""`vramplan.estimate.bind`, or one that remembers what it has bound."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedGraph:
-    """An ONNX model; ``batch`` is what its file fixes, if it does."""
+    """An ONNX model; ``batch`` is what its file fixes, if it does. ``known`` is the memory by precision and batch."""
 
     source: Source
     bound: Bound
     options: Options
     precision: str
     batch: int | None
+    binder: Binder = bind
+    known: dict[tuple[str, int], EngineMemory] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def facts(self) -> ModelFacts:
@@ -54,14 +61,18 @@ class OpenedGraph:
             converted,
             batch=self.source.batch_of(self.bound.graph) or 1,
         )
-        memory = functools.cache(self.memory)
-        return Engine(name=self.source.name, precision=policy.name, work=work, memory=memory)
+        return Engine(name=self.source.name, precision=policy.name, work=work, memory=self.memory)
 
     def memory(self, batch: int) -> EngineMemory:
-        """Weights, and what an execution context adds, at *batch*."""
-        bound = (
-            self.bound if batch in (1, self.batch) else bind(self.source, batch, _at_batch(self.source, self.options, batch))
-        )
+        """Weights, and what an execution context adds, at *batch*; solved once."""
+        key = find_policy(self.precision).name, batch
+        if key not in self.known:
+            self.known[key] = self._solved(batch)
+        return self.known[key]
+
+    def _solved(self, batch: int) -> EngineMemory:
+        is_bound = batch in (1, self.batch)
+        bound = self.bound if is_bound else self.binder(self.source, batch, _at_batch(self.source, self.options, batch))
         budget = solve(bound, self.precision, "tensorrt", self.options).budget
         parts = (budget.inputs, budget.activations, budget.outputs, budget.workspace, budget.allocator_slack)
         return EngineMemory(weights=budget.weights, context=sum(parts[1:], start=parts[0]))
@@ -118,21 +129,20 @@ def open_engine(model: ModelLike, precision: str, options: Options) -> Opened:
     """Read *model* and bind it to one frame, or to the batch that its file fixes."""
     if is_torch_model(model):
         return OpenedModule(source=open_module(model, options), options=options, precision=precision)
-    return _open(model, precision, replace(options, gpu=None))
-
-
-def _open(model: ModelLike, precision: str, options: Options) -> OpenedGraph:
-    """Read *model* and bind it to one frame, or to the batch that its file fixes."""
     if path := engine_path(model):
         raise ModelError(
             f"{str(path)[:200]!r}: an engine does not say what it computes", hint="Name the .onnx file it was built from."
         )
-    source = open_model(model)
-    declared = source.inputs[0].dims if source.inputs else None
-    is_fixed = bool(declared and isinstance(declared[0], int))
-    bound = bind(source, None, options) if is_fixed else bind(source, 1, _at_batch(source, options, 1))
+    return open_graph(open_model(model), precision, options)
+
+
+def open_graph(source: Source, precision: str, options: Options, binder: Binder = bind) -> OpenedGraph:
+    """Bind *source* to one frame, or to the batch that its file fixes; *binder* is asked for every batch."""
+    options = replace(options, gpu=None)
+    is_fixed = source.fixed_batch is not None
+    bound = binder(source, None, options) if is_fixed else binder(source, 1, _at_batch(source, options, 1))
     batch = source.batch_of(bound.graph) if is_fixed else None
-    return OpenedGraph(source=source, bound=bound, options=options, precision=precision, batch=batch)
+    return OpenedGraph(source=source, bound=bound, options=options, precision=precision, batch=batch, binder=binder)
 
 
 def _at_batch(source: Source, options: Options, batch: int) -> Options:

@@ -92,10 +92,15 @@ class Verdict:
     tries: tuple[Try, ...]
 
 
-def judge(cells: Sequence[Estimate], *, budget_bytes: int | None = None, gpu: Gpu | None = None, resolve: Resolve) -> Verdict:
-    """Compare *cells* with the budget or with what a program can use of *gpu*, whichever is less."""
+def judge(
+    cells: Sequence[Estimate], *, budget_bytes: int | None = None, gpu: Gpu | None = None, resolve: Resolve | None
+) -> Verdict:
+    """Compare *cells* with the budget or with what a program can use of *gpu*, whichever is less.
+
+    Without *resolve* there is no advice: solving a change again takes longer than the answer itself.
+    """
     limit = find_limit(budget_bytes, gpu)
-    tries = tuple(_tries(cells, limit, resolve))
+    tries = tuple(_tries(cells, limit, resolve)) if resolve else ()
     if limit is None:
         return Verdict(
             fits=None, limit_bytes=None, limit_name="", headroom_bytes=None, sentence=_sizes_sentence(cells), tries=tries

@@ -15,6 +15,7 @@ from vramplan.cli.gpus import gpus_command
 from vramplan.cli.lock import lock_command
 from vramplan.cli.measure import measure_command
 from vramplan.cli.replay import replay_command
+from vramplan.cli.serve import serve_command
 from vramplan.cli.streams import streams_command
 from vramplan.cli.verify import verify_command
 from vramplan.cli.watch import watch_command
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("estimate", short_help="How much GPU memory a model takes, part by part.")(estimate_command)
 app.command("streams", short_help="How many video streams a card carries, and what stops the next one.")(streams_command)
+app.command("serve", short_help="A page on this machine whose answers follow sliders.")(serve_command)
 app.command("lock", short_help="Write the budgets that a repository agrees on to a file.")(lock_command)
 app.command("check", short_help="Whether the locked budgets still hold, and what made one grow.")(check_command)
 app.command("diff", short_help="Two budgets side by side: parts, tensors, layers.")(diff_command)

@@ -117,7 +117,7 @@ class Child:
 
     def end(self) -> None:
         """Kill it and whatever it started, and collect it."""
-        _kill(self._process)
+        kill_tree(self._process)
         self._process.wait()
         self._stderr.join(timeout=1)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -180,10 +180,11 @@ def module_command(module: str) -> list[str]:
     return [sys.executable or "python3", "-P", "-m", module]
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def kill_tree(process: subprocess.Popen[Any]) -> None:
+    """End *process* and whatever it started: it leads a session of its own."""
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
         process.kill()
 

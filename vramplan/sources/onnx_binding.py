@@ -44,7 +44,7 @@ class _Binder:
         self.sources: dict[str, str] = {}
         self.axes: dict[tuple[str, int], int] = {}
         self.given: dict[str, tuple[int, ...]] = {}
-        self.batch_symbol = _batch_symbol(inputs)
+        self.batch_symbol = batch_symbol(inputs)
 
     def bind_named(self, dims: Mapping[str, int]) -> None:
         written = {dim for declared in self.inputs for dim in declared.dims or () if isinstance(dim, str)}
@@ -183,7 +183,7 @@ class _Binder:
         return bound
 
 
-def _batch_symbol(inputs: Sequence[Declared]) -> str | None:
+def batch_symbol(inputs: Sequence[Declared]) -> str | None:
     """The dimension that -b binds: one that is called so, else the first open axis 0 (None when that has no name)."""
     symbols = [dim for declared in inputs for dim in declared.dims or () if isinstance(dim, str) and dim.isidentifier()]
     called = next((symbol for symbol in symbols if "batch" in symbol.lower()), None)

@@ -59,6 +59,20 @@ class Source:
         defaults = {dim: size for dim, size in open_dims.items() if not dim.lower().startswith(named)}
         return bind(self.onnx, batch=batch, shapes=shapes, dims={**defaults, **dims})
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch that the file fixes, by the first axis of its first input; None where it is open."""
+        first = self.inputs[0].dims if self.inputs else None
+        return first[0] if first and isinstance(first[0], int) else None
+
+    @property
+    def open_dims(self) -> Mapping[str, int | None]:
+        """Named dimensions that the file leaves open, but for the batch, with their default sizes."""
+        from vramplan.sources.onnx_binding import batch_symbol  # noqa: PLC0415  imports onnx
+
+        names = [dim for item in self.inputs for dim in item.dims or () if isinstance(dim, str) and dim.isidentifier()]
+        return {name: self.default_dims.get(name) for name in dict.fromkeys(names) if name != batch_symbol(self.inputs)}
+
     def batch_of(self, graph: Graph) -> int | None:
         """The size of the first axis of the first input; None for a scalar or a model without inputs."""
         shape = graph.tensors[graph.inputs[0]].shape if graph.inputs else None

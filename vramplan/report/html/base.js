@@ -155,6 +155,13 @@ const page = (() => {
     return node("div", { class: "share", "aria-hidden": "true" }, fill);
   }
 
+  /* Draw a part that is about another content than the page, such as the streams beside the memory. */
+  function about(made, draw) {
+    const kept = [content, chosen, listeners];
+    [content, chosen, listeners] = [made, made.focus, []];
+    try { return draw(made); } finally { if (kept[0]) [content, chosen, listeners] = kept; }
+  }
+
   /* ---- drawing, again where the numbers change ---- */
   function render(made) {
     content = made;
@@ -166,6 +173,6 @@ const page = (() => {
     for (const each of drawn) each();
   }
 
-  return { kinds, node, size, percent, chip, code, named, clean, choose, onChoice, verdict, card, remedyCard, notes, extra, grid, sortable, share, at, render,
+  return { kinds, node, size, percent, chip, code, named, clean, choose, onChoice, verdict, card, remedyCard, notes, extra, grid, sortable, share, at, about, render,
     afterwards: (action) => drawn.push(action) };
 })();

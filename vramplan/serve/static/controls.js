@@ -1,0 +1,185 @@
+"use strict";
+
+/* What can be moved: each control with its label, its value in the address, and its place in the state.
+   The state is what the address says, so that an address can be sent to others. */
+const controls = (() => {
+  const { node } = page;
+  const BATCHES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+  const DEFAULTS = { model: "yolov8s", runtime: "tensorrt", precision: "fp16", batch: "8", gpu: "rtx3090", vram: "", size: "1080p", fps: "30", codec: "h264",
+    require: "0", infer_every: "1", margin: "30", frames: "auto" };
+  const SIZES = [["720p", "1280 × 720"], ["1080p", "1920 × 1080"], ["1440p", "2560 × 1440"], ["4k", "3840 × 2160"]];
+  const WORDS = { tensorrt: "TensorRT", onnxruntime: "ONNX Runtime", torch: "PyTorch", "as-is": "as the file has it" };
+  const MAX_STREAMS = 200;
+  const form = document.getElementById("controls");
+  const state = { ...DEFAULTS, dims: {}, shapes: [] };
+  let changed = () => {}, choices = null, facts = null;
+
+  /* ---- the address ---- */
+  function readAddress() {
+    const asked = new URLSearchParams(location.search);
+    for (const key of Object.keys(DEFAULTS)) if (asked.has(key)) state[key] = asked.get(key).slice(0, 200);
+    const video = /^(\d+p|[48]k|\d+x\d+@?)(\d+(?:\.\d+)?)?$/.exec(asked.get("video") || "");
+    if (video) [state.size, state.fps] = [video[1], video[2] || "30"];
+    if (asked.has("margin")) state.margin = asked.get("margin").replace(/%$/, "");
+    for (const text of asked.getAll("dim")) { const place = text.lastIndexOf("="); if (place > 0) state.dims[text.slice(0, place)] = text.slice(place + 1); }
+    state.shapes = asked.getAll("shape");
+  }
+
+  function common() {
+    const asked = new URLSearchParams({ model: state.model, precision: state.precision });
+    if (state.vram) asked.set("vram", state.vram + "GiB"); else if (state.gpu) asked.set("gpu", state.gpu);
+    for (const [name, size] of Object.entries(state.dims)) if (size) asked.append("dim", `${name}=${size}`);
+    for (const shape of state.shapes) asked.append("shape", shape);
+    return asked;
+  }
+
+  const question = {
+    estimate() {
+      const asked = common();
+      asked.set("runtime", state.runtime);
+      if (!facts || facts.fixed_batch === null) asked.set("batch", state.batch);
+      return asked;
+    },
+    streams() {
+      const asked = common();
+      if (state.runtime === "torch" && !facts?.precisions.tensorrt.includes(state.precision)) asked.set("precision", "fp16");
+      asked.set("video", state.size + state.fps);
+      for (const key of ["codec", "infer_every"]) asked.set(key, state[key]);
+      asked.set("margin", state.margin + "%");
+      asked.set("batch", state.frames === "auto" || facts?.fixed_batch ? "auto" : state.batch);
+      if (state.require !== "0") asked.set("require", state.require);
+      return asked;
+    },
+  };
+
+  function writeAddress() {
+    const asked = question.estimate(), more = question.streams();
+    for (const key of ["video", "codec", "infer_every", "margin", "require"]) if (more.has(key)) asked.set(key, more.get(key));
+    asked.set("frames", state.frames);
+    history.replaceState(null, "", "?" + asked.toString().replaceAll("%3A", ":").replaceAll("%2F", "/"));
+  }
+
+  function set(key, value) {
+    state[key] = value;
+    writeAddress();
+    changed(key);
+  }
+
+  /* ---- the kinds of control ---- */
+  const options = (pairs) => pairs.map(([value, text]) => node("option", { value }, text));
+
+  function choice(key, label, groups) {
+    const box = node("select", { id: "c-" + key, onchange: () => set(key, box.value) },
+      groups.flatMap((group) => (group.label ? node("optgroup", { label: group.label }, options(group.options)) : options(group.options))));
+    box.value = state[key];
+    if (box.value !== state[key] && state[key]) {
+      box.append(node("option", { value: state[key] }, state[key]));
+      box.value = state[key];
+    }
+    return node("div", { class: "field" }, node("label", { for: box.id }, label), box);
+  }
+
+  /* A slider over *stops*, and a field for any number between. */
+  function slider(key, label, stops, said, isExact) {
+    const nearest = (value) => stops.reduce((best, stop, place) => (Math.abs(stop - value) < Math.abs(stops[best] - value) ? place : best), 0);
+    const range = node("input", { type: "range", id: "c-" + key, min: 0, max: stops.length - 1, step: 1, value: nearest(Number(state[key])), oninput: () => move(String(stops[range.value])) });
+    const shown = isExact
+      ? node("input", { type: "number", id: "n-" + key, min: stops[0], step: 1, value: state[key], "aria-label": label + ", exactly", oninput: () => { if (shown.validity.valid && shown.value) move(shown.value); } })
+      : node("output", { for: range.id }, said(state[key]));
+    function move(value) {
+      if (isExact) { if (document.activeElement !== shown) shown.value = value; else range.value = nearest(Number(value)); } else shown.textContent = said(value);
+      range.setAttribute("aria-valuetext", said(value));
+      set(key, value);
+    }
+    range.setAttribute("aria-valuetext", said(state[key]));
+    return node("div", { class: "field" }, node("div", { class: "name" }, node("label", { for: range.id }, label), shown), range);
+  }
+
+  function number(label, value, attributes, onvalue) {
+    const box = node("input", { type: "number", value, min: 1, step: 1, ...attributes, oninput: () => { if (box.validity.valid) onvalue(box.value); } });
+    return node("label", null, label, box);
+  }
+
+  const upTo = (most, step = 1, from = 0) => Array.from({ length: Math.floor((most - from) / step) + 1 }, (_, place) => from + place * step);
+  const group = (legend, ...fields) => node("fieldset", null, node("legend", null, legend), ...fields);
+
+  /* ---- the groups ---- */
+  function models() {
+    const found = [{ label: "Built in", options: choices.models.map((each) => [each.name, each.title]) }];
+    if (choices.files.length) found.push({ label: "In this folder", options: choices.files.map((name) => [name, name]) });
+    const sent = Object.entries(choices.uploads);
+    if (sent.length) found.push({ label: "Uploaded", options: sent });
+    return found;
+  }
+
+  function upload() {
+    const box = node("input", { type: "file", accept: ".onnx", onchange: () => box.files.length && send(box.files[0]) });
+    return node("label", { class: "file" }, "Add an .onnx file", box);
+  }
+
+  let refused = () => {};
+  async function send(file) {
+    const answer = await fetch("/api/upload?" + new URLSearchParams({ name: file.name }), { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file })
+      .then((reply) => reply.json()).catch(() => ({ error: { message: "the upload was refused: is the file larger than " + page.size(choices.max_upload_bytes) + "?", hint: "" } }));
+    if (answer.error) { refused(answer.error); return; }
+    choices.uploads[answer.model] = answer.name;
+    set("model", answer.model);
+  }
+
+  function sizes() {
+    const named = Object.entries(facts.dims);
+    const unnamed = facts.inputs.filter((each) => each.dims.some((dim, axis) => dim === "?" && axis > 0));
+    if (!named.length && !unnamed.length) return null;
+    const fields = named.map(([name, size]) => number(name, state.dims[name] ?? size ?? "", {}, (value) => { state.dims[name] = value; set("dims", state.dims); }));
+    const shapes = unnamed.map((each) => node("label", null, `shape of ${each.name}`, node("input", { type: "text", placeholder: each.dims.join("x"), value: (state.shapes[0] || "").split(":").pop(),
+      onchange: (event) => set("shapes", event.target.value ? [`${each.name}:${event.target.value}`] : []) })));
+    return node("div", { class: "field" }, node("div", { class: "pair" }, fields), shapes);
+  }
+
+  function cards() {
+    const families = { geforce: "GeForce", datacenter: "Data centre", workstation: "Workstation", jetson: "Jetson", "unified-desktop": "Desktop" };
+    const short = (name) => name.replace(/^NVIDIA /, "").replace(/^GeForce /, "");
+    return Object.entries(families).map(([family, label]) => ({ label, options: choices.gpus.filter((each) => each.family === family).map((each) => [each.key, short(each.name)]) }));
+  }
+
+  function build() {
+    const runtimes = Object.keys(facts.precisions);
+    if (!runtimes.includes(state.runtime)) state.runtime = runtimes[0];
+    if (!facts.precisions[state.runtime].includes(state.precision)) state.precision = facts.precisions[state.runtime].includes("fp16") ? "fp16" : "as-is";
+    const fixed = facts.fixed_batch;
+    const focused = document.activeElement?.id;
+    form.replaceChildren(
+      group("Model", choice("model", "Model", models()), upload(), sizes(),
+        choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
+        choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }]),
+        fixed === null ? slider("batch", "Batch", BATCHES, (value) => `batch ${value}`, true) : node("p", { class: "small muted" }, `The file fixes the batch to ${fixed}.`),
+        choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...cards()])),
+      group("Video streams", choice("size", "Picture", [{ options: SIZES }]),
+        slider("fps", "Frames a second", [1, 2, 5, 8, 10, 12, 15, 20, 25, 30, 50, 60], (value) => `${value} fps`),
+        choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }]),
+        slider("require", "Streams that must fit", upTo(MAX_STREAMS), (value) => (value === "0" ? "just ask" : value)),
+        slider("infer_every", "The model sees", upTo(10, 1, 1), (value) => (value === "1" ? "every frame" : `1 of ${value}`)),
+        slider("margin", "Memory kept free", upTo(60, 5), (value) => `${value} %`),
+        choice("frames", "Frames at once", [{ options: [["auto", "what suits the streams"], ["same", "the batch above"]] }])),
+      node("p", { id: "took", "aria-hidden": "true" }));
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  async function start(onchange, onrefused) {
+    readAddress();
+    [changed, refused] = [onchange, onrefused];
+    choices = await (await fetch("/api/choices")).json();
+  }
+
+  /* Take over what is known of a model, and offer what goes with it. */
+  function offer(known) {
+    facts = known;
+    state.dims = Object.fromEntries(Object.entries(known.dims).map(([name, size]) => [name, state.dims[name] ?? (size === null ? "640" : String(size))]));
+    if (!known.inputs.some((each) => state.shapes[0]?.startsWith(each.name + ":"))) state.shapes = [];
+    build();
+    writeAddress();
+  }
+
+  form.addEventListener("submit", (event) => event.preventDefault());
+  return { state, question, start, offer, rebuild: build };
+})();

@@ -1,0 +1,87 @@
+"""The process that answers: reads questions from its standard input, writes answers to its standard output, until that ends.
+
+A message is its length in four bytes, and so many bytes. An answer begins with its HTTP status in three digits.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import struct
+import sys
+import traceback
+from typing import IO, Any
+
+from vramplan.errors import InternalError, MachineError, ModelError, UsageError, VramplanError
+from vramplan.serve.questions import read_key
+from vramplan.serve.solver import Solver
+
+LENGTH = struct.Struct(">I")
+OK, OUR_BUG = 200, 500
+_STATUS: tuple[tuple[type[VramplanError], int], ...] = (
+    (UsageError, 400), (ModelError, 422), (MachineError, 501), (InternalError, OUR_BUG),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Answer until nobody asks any more. What libraries print goes to standard error."""
+    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    solver = Solver()
+    gc.disable()
+    while (message := read_message(asked)) is not None:
+        status, body = answer(solver, message.decode())
+        write_message(answers, b"%03d" % status + body)
+        # A collection in the middle of an answer would double what it takes: what modules and models hold is set apart.
+        gc.collect(1)
+        gc.freeze()
+
+
+def answer(solver: Solver, key: str) -> tuple[int, bytes]:
+    """The HTTP status and the JSON for the question behind *key*; errors are answers too."""
+    try:
+        return OK, to_bytes(solver.answer(read_key(key)))
+    except VramplanError as error:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), OUR_BUG)
+        return status, error_bytes(error.message, error.hint)
+    except Exception as error:  # our bug: the browser hears of it, and the terminal says where
+        _tell(error)
+        return OUR_BUG, error_bytes(f"internal error: {type(error).__name__}", "Please report it, with the question.")
+
+
+def _tell(error: Exception) -> None:
+    if os.environ.get("VRAMPLAN_TRACEBACK"):
+        traceback.print_exception(error)
+    else:
+        sys.stderr.write(f"vramplan serve: internal error: {type(error).__name__}: {str(error)[:500]!r}\n")
+
+
+def to_bytes(content: Any) -> bytes:
+    """JSON in ASCII, without spaces."""
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def error_bytes(message: str, hint: str = "") -> bytes:
+    """How every error looks: ``{"error": {"message", "hint"}}``."""
+    return to_bytes({"error": {"message": message[:2000], "hint": hint[:1000]}})
+
+
+def read_message(source: IO[bytes]) -> bytes | None:
+    """The next message; None at the end, or when it is cut off."""
+    head = source.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack(head)
+    body = source.read(size)
+    return body if len(body) == size else None
+
+
+def write_message(target: IO[bytes], body: bytes) -> None:
+    """Write *body* behind its length."""
+    target.write(LENGTH.pack(len(body)) + body)
+    target.flush()
+
+
+if __name__ == "__main__":
+    main()
