@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from vramplan.choosing import RUNTIMES
 from vramplan.errors import UsageError, close_matches, show
-from vramplan.estimate import MEMORY_FORMATS, RUNTIMES
 from vramplan.fleet import DEFAULT_MARGIN, DEFAULT_MODEL, DEFAULT_PRECISION, DEFAULT_VIDEO, read_margin
 from vramplan.gpus import custom_gpu, find_gpu
+from vramplan.options import MEMORY_FORMATS
 from vramplan.precision import find_policy
 from vramplan.units import parse_bytes
 from vramplan.verdict import LARGEST_BATCH

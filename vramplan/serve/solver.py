@@ -11,20 +11,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vramplan.estimate import (
-    Bound,
-    Options,
-    bind,
-    check_runtime_options,
-    find_runtime,
-    open_module,
-    possible_runtimes,
-    solve,
-    solve_module,
-)
+from vramplan.choosing import find_runtime, possible_runtimes, why_not
+from vramplan.estimate import open_module, solve, solve_module
 from vramplan.fleet import streams
 from vramplan.gpus import Gpu, custom_gpu, find_gpu
+from vramplan.held import Bound, bind
 from vramplan.opened import OpenedGraph, open_graph
+from vramplan.options import Options
 from vramplan.precision import POLICIES
 from vramplan.report.content import Report
 from vramplan.report.html.content import estimate_page_content
@@ -132,14 +125,9 @@ def _facts(model: _Model) -> Json:
 
 
 def _precisions(runtime: str) -> list[str]:
-    """What the runtime can be asked for: ONNX Runtime does not quantise, TensorRT has no autocast."""
-    return [
-        policy.name
-        for policy in POLICIES.values()
-        if not (runtime == "onnxruntime" and policy.weight_type is not None)
-        and (runtime == "torch" or policy.autocast_type is None)
-        and not (runtime == "torch" and policy.activation_type is not None)
-    ]
+    """What the runtime can be asked for; eager PyTorch has no 8-bit activations."""
+    known = (policy for policy in POLICIES.values() if not why_not(runtime, policy))
+    return [policy.name for policy in known if runtime != "torch" or policy.activation_type is None]
 
 
 def _card(question: EstimateQuestion | StreamsQuestion) -> Gpu | None:
@@ -175,7 +163,7 @@ def _estimate(model: _Model, question: EstimateQuestion) -> Json:
 
 
 def _cell(model: _Model, runtime: str, question: EstimateQuestion, options: Options) -> Estimate:
-    check_runtime_options(options, (runtime,))
+    options.checked((runtime,))
     if runtime == "torch":
         return solve_module(model.module(options), question.batch, question.precision, options)
     return solve(model.bind(model.source, question.batch, options), question.precision, runtime, options)
