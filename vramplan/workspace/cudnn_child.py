@@ -19,11 +19,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_BOOLEAN, _INT64, _FLOAT, _CONVOLUTION_MODE, _HEUR_MODE, _KNOB_TYPE = 2, 3, 4, 7, 8, 9
+_HANDLE, _BOOLEAN, _INT64, _FLOAT, _CONVOLUTION_MODE, _HEUR_MODE, _KNOB_TYPE = 0, 2, 3, 4, 7, 8, 9
 _DATA_TYPE, _NUMERICAL_NOTE, _DESCRIPTOR, _CHAR = 1, 11, 15, 24
 _C_TYPES: dict[int, Any] = {
     _BOOLEAN: ctypes.c_bool, _INT64: ctypes.c_int64, _FLOAT: ctypes.c_float, _CONVOLUTION_MODE: ctypes.c_int,
     _HEUR_MODE: ctypes.c_int, _KNOB_TYPE: ctypes.c_int, _DATA_TYPE: ctypes.c_int, _NUMERICAL_NOTE: ctypes.c_int,
+    _HANDLE: ctypes.c_void_p,
 }  # fmt: skip
 """cudnnBackendAttributeType_t and its C type; text and descriptors are handled apart."""
 
@@ -125,9 +126,46 @@ def _array(kind: int, values: Sequence[Any]) -> tuple[Any, int]:
     return (_C_TYPES[kind] * len(values))(*values), len(values)
 
 
-def device_properties(cudnn: Cudnn, text: str) -> Descriptor:
-    """The device that *text*, a JSON object, describes."""
-    return Descriptor(cudnn, _DEVICE_PROPERTIES).set(2702, _CHAR, text.encode()).finalize()
+class Described:
+    """A device that need not be there: *text*, a JSON object, describes it."""
+
+    def __init__(self, cudnn: Cudnn, text: str) -> None:
+        self._properties = Descriptor(cudnn, _DEVICE_PROPERTIES).set(2702, _CHAR, text.encode()).finalize()
+
+    def of_graph(self, graph: Descriptor) -> Descriptor:
+        """*graph* is for any device."""
+        return graph
+
+    def of_heuristic(self, heuristic: Descriptor) -> Descriptor:
+        """*heuristic* for this device."""
+        return heuristic.set(204, _DESCRIPTOR, self._properties)
+
+    def of_plan(self, plan: Descriptor) -> Descriptor:
+        """*plan* for this device."""
+        return plan.set(407, _DESCRIPTOR, self._properties)
+
+
+class Present:
+    """The device of the current CUDA context, by a handle of its own."""
+
+    def __init__(self, cudnn: Cudnn) -> None:
+        self._handle = ctypes.c_void_p()
+        cudnn.call("cudnnCreate", ctypes.byref(self._handle))
+
+    def of_graph(self, graph: Descriptor) -> Descriptor:
+        """*graph* for this device, and all that is made of it."""
+        return graph.set(800, _HANDLE, self._handle.value)
+
+    def of_heuristic(self, heuristic: Descriptor) -> Descriptor:
+        """*heuristic* has the device of its graph."""
+        return heuristic
+
+    def of_plan(self, plan: Descriptor) -> Descriptor:
+        """*plan* for this device."""
+        return plan.set(400, _HANDLE, self._handle.value)
+
+
+Device = Described | Present
 
 
 def _tensor(cudnn: Cudnn, shape: Sequence[int], dtype: str, name: str, *, channels_last: bool) -> Descriptor:
@@ -139,7 +177,7 @@ def _tensor(cudnn: Cudnn, shape: Sequence[int], dtype: str, name: str, *, channe
     return tensor.set(903, _INT64, *strides).set(906, _INT64, ord(name)).set(900, _INT64, _ALIGNMENT_BYTES).finalize()
 
 
-def convolution_graph(cudnn: Cudnn, call: dict[str, Any]) -> Descriptor:
+def convolution_graph(cudnn: Cudnn, device: Device, call: dict[str, Any]) -> Descriptor:
     """The operation graph PyTorch builds for *call*: one convolution, computed in fp32 (fp64 for fp64).
 
     A transposed convolution is the gradient of the input of one from the output's shape to the input's.
@@ -157,16 +195,16 @@ def convolution_graph(cudnn: Cudnn, call: dict[str, Any]) -> Descriptor:
     operation = Descriptor(cudnn, kind).set(first, _FLOAT, 1.0).set(first + 1, _FLOAT, 0.0)
     for offset, operand in enumerate((convolution, *tensors), start=2):
         operation.set(first + offset, _DESCRIPTOR, operand)
-    return Descriptor(cudnn, _GRAPH).set(801, _DESCRIPTOR, operation.finalize()).finalize()
+    return device.of_graph(Descriptor(cudnn, _GRAPH)).set(801, _DESCRIPTOR, operation.finalize()).finalize()
 
 
-def _configs(graph: Descriptor, device: Descriptor, mode: int) -> list[Descriptor]:
+def _configs(graph: Descriptor, device: Device, mode: int) -> list[Descriptor]:
     heuristic = Descriptor(graph.cudnn, _HEURISTIC).set(201, _DESCRIPTOR, graph).set(200, _HEUR_MODE, mode)
-    heuristic.set(204, _DESCRIPTOR, device).finalize()
+    device.of_heuristic(heuristic).finalize()
     return heuristic.get_descriptors(202, _ENGINE_CONFIG, heuristic.count(202, _DESCRIPTOR))
 
 
-def _allowed(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Iterator[Descriptor]:
+def _allowed(graph: Descriptor, device: Device, call: dict[str, Any]) -> Iterator[Descriptor]:
     """Engine configurations in the heuristic's order, as PyTorch and ONNX Runtime walk them, less those that are skipped."""
     skipped = {_DOWN_CONVERT_INPUTS}
     if not call["tensor_cores"]:
@@ -187,8 +225,8 @@ def _engine(config: Descriptor) -> Descriptor:
     return config.get_descriptors(300, _ENGINE, 1)[0]
 
 
-def _workspace_bytes(config: Descriptor, device: Descriptor) -> int:
-    plan = Descriptor(config.cudnn, _PLAN).set(401, _DESCRIPTOR, config).set(407, _DESCRIPTOR, device).finalize()
+def _workspace_bytes(config: Descriptor, device: Device) -> int:
+    plan = device.of_plan(Descriptor(config.cudnn, _PLAN).set(401, _DESCRIPTOR, config)).finalize()
     return int(plan.get(402, _INT64)[0])
 
 
@@ -196,7 +234,7 @@ def _knobs(config: Descriptor) -> dict[int, int]:
     return {one.get(600, _KNOB_TYPE)[0]: one.get(601, _INT64)[0] for one in config.get_descriptors(302, _KNOB_CHOICE, 64)}
 
 
-def _unshared_bytes(config: Descriptor, device: Descriptor, knobs: dict[int, int]) -> int | None:
+def _unshared_bytes(config: Descriptor, device: Device, knobs: dict[int, int]) -> int | None:
     """Workspace of the same kernel when each output tile is one block's: the copies alone. None where it cannot be asked."""
     if _WORKSPACE_KNOB not in knobs:
         return None
@@ -211,7 +249,7 @@ def _unshared_bytes(config: Descriptor, device: Descriptor, knobs: dict[int, int
         return None
 
 
-def _built(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Iterator[tuple[Descriptor, int]]:
+def _built(graph: Descriptor, device: Device, call: dict[str, Any]) -> Iterator[tuple[Descriptor, int]]:
     """The configurations that build, with their workspaces."""
     for config in _allowed(graph, device, call):
         try:
@@ -220,12 +258,18 @@ def _built(graph: Descriptor, device: Descriptor, call: dict[str, Any]) -> Itera
             continue
 
 
-def answer(cudnn: Cudnn, device: Descriptor, call: dict[str, Any]) -> dict[str, Any]:
+def engines(cudnn: Cudnn, device: Device, call: dict[str, Any]) -> Iterator[int]:
+    """The engine of each configuration in the order of the walk, whether it builds or not."""
+    for config in _allowed(convolution_graph(cudnn, device, call), device, call):
+        yield int(_engine(config).get(1301, _INT64)[0])
+
+
+def answer(cudnn: Cudnn, device: Device, call: dict[str, Any]) -> dict[str, Any]:
     """The first configuration that builds: its workspace, engine and knobs; ``{"bytes": None}`` when none does.
 
     For a benchmark, which tries all of them, also the least and the largest workspace of any.
     """
-    built = _built(convolution_graph(cudnn, call), device, call)
+    built = _built(convolution_graph(cudnn, device, call), device, call)
     config, size_bytes = next(built, (None, 0))
     if config is None:
         return {"bytes": None}
@@ -251,7 +295,7 @@ def main(libraries: Sequence[str]) -> None:
         request = json.loads(line)
         try:
             if device is None or request["device"] != text:
-                text, device = request["device"], device_properties(cudnn, request["device"])
+                text, device = request["device"], Described(cudnn, request["device"])
             reply = answer(cudnn, device, request["call"])
         except CudnnError as error:
             reply = {"bytes": None, "error": str(error)}
