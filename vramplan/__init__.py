@@ -20,6 +20,7 @@ from vramplan.result import Estimate
 from vramplan.sweep import Sweep, sweep
 
 if TYPE_CHECKING:
+    from vramplan.comparing import Comparison, diff
     from vramplan.convolutions import conv_workspace
     from vramplan.device.measurement import Measurement
     from vramplan.device.reporter import report_memory
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "Buffer",
+    "Comparison",
     "Estimate",
     "Evidence",
     "Gpu",
@@ -55,6 +57,7 @@ __all__ = [
     "Video",
     "VramplanError",
     "conv_workspace",
+    "diff",
     "estimate",
     "find_gpu",
     "gpus",
@@ -69,6 +72,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Comparison": "comparing",
     "Measurement": "device.measurement",
     "Recording": "sources.recording",
     "Replay": "replaying",
@@ -77,6 +81,7 @@ _LATER = {
     "Verification": "verification",
     "Video": "video",
     "conv_workspace": "convolutions",
+    "diff": "comparing",
     "measure": "measuring",
     "read_recording": "sources.recording",
     "replay": "replaying",

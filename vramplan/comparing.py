@@ -10,8 +10,9 @@ from typing import Any
 
 from vramplan.budget import Budget
 from vramplan.errors import printable
-from vramplan.lockfile import LockedCell, LockedRow
+from vramplan.lockfile import CellKey, LockedCell, LockedRow
 from vramplan.result import Estimate
+from vramplan.showing import Shown
 from vramplan.verdict import Limit
 
 NAME_CHARS = 200
@@ -124,7 +125,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Shown):
     """Two budgets, and what differs between them, the largest change first."""
 
     before: Side
@@ -159,6 +160,25 @@ def compare(before: Side, after: Side) -> Comparison:
     )
 
 
+def diff(before: Estimate, after: Estimate) -> Comparison:
+    """Two estimates side by side: parts, tensors at the peak and layers that differ, the largest change first, in bytes.
+
+    Layers have their result, weights and workspace. Of models with other names of layers, both stand in the list.
+    """
+    return compare(*(Side.of_estimate(cell, _label(cell)) for cell in (before, after)))
+
+
+def _label(cell: Estimate) -> str:
+    key = CellKey(
+        runtime=cell.runtime,
+        precision=cell.precision,
+        batch=cell.batch,
+        memory_format=cell.memory_format if cell.runtime == "torch" else None,
+        gpu=cell.gpu.key if cell.gpu else None,
+    )
+    return f"{short_name(cell.model.name)}: {key.label}"
+
+
 def changes(before: Listing, after: Listing) -> tuple[Change, ...]:
     """The rows that differ, the largest change first; rows of which nothing sure can be said are left out."""
     found = [_change(row, before, after) for row in {**before.sizes, **after.sizes}]
@@ -182,7 +202,7 @@ def _change(row: Row, before: Listing, after: Listing) -> Change | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diff:
+class Diff(Shown):
     """Pairs of budgets, and the cells that only one of two lock files has."""
 
     pairs: tuple[Comparison, ...]
@@ -254,7 +274,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class Checked(Shown):
     """A lock file, checked."""
 
     path: str

@@ -19,6 +19,7 @@ from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import NARROWER, find_policy
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts
+from vramplan.showing import Shown
 from vramplan.sources.torch_spec import is_torch_model
 from vramplan.units import parse_bytes
 from vramplan.video import Codec, Stream, Video, parse_stream, parse_video
@@ -33,7 +34,7 @@ Cards = str | Gpu | Sequence[str | Gpu]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamsPlan:
+class StreamsPlan(Shown):
     """How many streams each card carries, and why.
 
     The counts and limits of the plan itself are those of the first card; ``cards`` has them all, in the order asked, or

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from vramplan.device.measurement import Outcome
 from vramplan.gpus import Gpu
 from vramplan.measuring import Cell, Guard, Machine, measure_cell
+from vramplan.showing import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaxBatch:
+class MaxBatch(Shown):
     """The largest batch that ran and the smallest that did not, with what the estimate said; None where there is none.
 
     Invariant: a batch that ran is not called failed.

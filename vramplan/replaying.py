@@ -23,6 +23,7 @@ from vramplan.ranges import Evidence, Range
 from vramplan.result import Binding, Coverage, Estimate, ModelFacts
 from vramplan.runtimes.plan import PhasePeak, Plan
 from vramplan.runtimes.torch_eager.plan import plan_replayed
+from vramplan.showing import Shown
 from vramplan.sources.onnx_types import show
 from vramplan.sources.recording import COUNTERS, Recording, read_recording
 from vramplan.sources.torch_archive import file_sha256
@@ -49,7 +50,7 @@ class CounterRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Replay(Shown):
     """A recorded run: its memory as an `Estimate`, and each recorded counter beside the replay's."""
 
     recording: Recording

@@ -10,6 +10,7 @@ from vramplan.gpus import Gpu
 from vramplan.precision import Kept
 from vramplan.program import MemoryProgram
 from vramplan.runtimes.plan import Layer, PhasePeak
+from vramplan.showing import Shown
 from vramplan.workspace.convolution import ConvCall
 
 
@@ -89,7 +90,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Shown):
     """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes.
 
     ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``account`` says

@@ -15,18 +15,17 @@ from vramplan.held import Bound, bind
 from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import find_policy
 from vramplan.result import Estimate
+from vramplan.showing import Shown
 from vramplan.sources import Source, engine_path, open_model
 from vramplan.sources.trt_engine import read_engine
 from vramplan.verdict import Change
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vramplan.sources.torch_model import TorchModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class Sweep(Shown):
     """Estimates of one model, ordered by runtime, precision and batch as they were asked for.
 
     ``batches`` are the batches that the cells were asked with, None where the model was to decide. ``notes`` say which cells
@@ -52,12 +51,6 @@ class Sweep:
 
     def __len__(self) -> int:
         return len(self.cells)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cell, sizes in bytes (``Int64``)."""
-        from vramplan.report.rows import estimate_rows, to_frame  # noqa: PLC0415  imports pandas
-
-        return to_frame(estimate_rows(self.cells))
 
     def resolve(self, cell: Estimate, change: Change) -> Estimate:
         """*cell* again, with *change* applied: really solved, not scaled.

@@ -22,6 +22,7 @@ from vramplan.measuring import TIMEOUT_S, Cell, Guard, Machine, measure_cell, op
 from vramplan.ranges import Range
 from vramplan.replaying import Replay, replay
 from vramplan.result import Estimate
+from vramplan.showing import Shown
 from vramplan.workspace.cudnn import remember
 
 TOLERANCE_RATIO = 0.05
@@ -57,7 +58,7 @@ class PartRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Shown):
     """An estimate, a measurement of the same cell, and how they compare.
 
     rows        the parts of the budget, then their total

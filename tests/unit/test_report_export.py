@@ -10,7 +10,8 @@ from vramplan.gpus import find_gpu
 from vramplan.precision import Kept
 from vramplan.report.content import Report
 from vramplan.report.export import estimate_csv, estimate_json, estimate_markdown
-from vramplan.report.rows import estimate_rows, to_frame
+from vramplan.report.frames import to_frame
+from vramplan.report.rows import estimate_rows
 from vramplan.result import Estimate, LiveBuffer, Profile
 from vramplan.units import MIB
 from vramplan.verdict import Change, judge

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vramplan.device.probe import GpuProcess
+from vramplan.showing import Shown
 
 
 class Outcome(StrEnum):
@@ -94,7 +95,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class Measurement(Shown):
     """A model that ran.
 
     phases       by name, those that were reached: weights, load (weights and inputs), first_run and steady of PyTorch;

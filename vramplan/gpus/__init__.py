@@ -2,7 +2,7 @@
 
 from vramplan.gpus.calibration import CalibratedDecode, Calibration
 from vramplan.gpus.calibration_store import calibrations_of
-from vramplan.gpus.catalogue import Gpu, all_gpus, parse_catalogue
+from vramplan.gpus.catalogue import Catalogue, Gpu, all_gpus, parse_catalogue
 from vramplan.gpus.context import RUNTIMES, ContextReading, bare_context_bytes, context_bytes, context_readings, context_reason
 from vramplan.gpus.lookup import custom_gpu, find_gpu
 from vramplan.gpus.usable import inline_ecc_by_default, usable_bytes, usable_reason
@@ -11,6 +11,7 @@ __all__ = [
     "RUNTIMES",
     "CalibratedDecode",
     "Calibration",
+    "Catalogue",
     "ContextReading",
     "Gpu",
     "all_gpus",

@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vramplan.errors import InternalError
+from vramplan.showing import Shown
 from vramplan.units import GIB, MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class Gpu(Shown):
     """One card, or one of the GPUs of a card that has several. ``None`` is unknown, never zero.
 
     ``vram_marketed_bytes`` is the size on the box (its "GB" are GiB), ``nvidia_smi_total_bytes`` what nvidia-smi
@@ -65,18 +66,24 @@ class Gpu:
             raise ValueError(f"{self.key}: marketed, nvidia-smi and CUDA-visible bytes must not grow: {known}")
 
 
+class Catalogue(tuple[Gpu, ...], Shown):
+    """Cards, in the order of their file."""
+
+    __slots__ = ()
+
+
 @functools.cache
-def all_gpus() -> tuple[Gpu, ...]:
+def all_gpus() -> Catalogue:
     """Every card of the catalogue, in the order of the file. The file is read on the first call."""
     return parse_catalogue(Path(__file__).with_name("catalogue.csv").read_text(encoding="utf-8"))
 
 
-def parse_catalogue(text: str) -> tuple[Gpu, ...]:
+def parse_catalogue(text: str) -> Catalogue:
     """Read the CSV *text* of a catalogue, strictly: a broken cell raises `InternalError` with its row and column."""
     rows = csv.DictReader(text.splitlines(), strict=True)
     if tuple(rows.fieldnames or ()) != tuple(column for column, _, _ in _COLUMNS):
         raise InternalError(f"GPU catalogue: unexpected columns {rows.fieldnames}")
-    gpus = tuple(_gpu(row, f"GPU catalogue line {rows.line_num}") for row in rows)
+    gpus = Catalogue(_gpu(row, f"GPU catalogue line {rows.line_num}") for row in rows)
     if len({gpu.key for gpu in gpus}) != len(gpus):
         raise InternalError("GPU catalogue: a key appears twice")
     return gpus

@@ -38,7 +38,7 @@ def card_text(gpu: Gpu, *, width: int = MAX_WIDTH, colour: bool = False) -> str:
     canvas = Canvas(width=width, colour=colour)
     canvas.line(f"{gpu.name} ({gpu.key})", style="bold")
     canvas.blank()
-    canvas.table(_facts_grid(gpu))
+    canvas.table(facts_grid(gpu))
     canvas.blank()
     canvas.line(f"usable: {usable_reason(gpu)}")
     for reason in dict.fromkeys(context_reason(gpu, runtime) for runtime in RUNTIMES):
@@ -84,7 +84,8 @@ def _card_cells(gpu: Gpu) -> tuple[str, ...]:
     )
 
 
-def _facts_grid(gpu: Gpu) -> Grid:
+def facts_grid(gpu: Gpu) -> Grid:
+    """Everything known about one card, with the evidence of each fact."""
     rows = [("usable", *_range_cells(usable_bytes(gpu)))]
     rows += [(f"context, {runtime}", *_range_cells(context_bytes(gpu, runtime))) for runtime in RUNTIMES]
     shown = {name: value for name, value in _columns(gpu).items() if name not in {"key", "name", "notes", "source"}}

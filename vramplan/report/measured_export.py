@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,14 +21,18 @@ def measurement_json(found: Measurement) -> str:
 
 def measurement_rows(found: Measurement) -> list[Row]:
     """One flat row a phase."""
-    cell = {
+    return [{**cell_of(found), "phase": name, **_phase(phase)} for name, phase in found.phases.items()]
+
+
+def cell_of(found: Measurement) -> Row:
+    """What ran, as the first columns of every table of it."""
+    return {
         "model": found.model,
         "runtime": found.runtime,
         "precision": found.precision,
         "batch": found.batch,
         "memory_format": found.memory_format,
     }
-    return [{**cell, "phase": name, **_phase(phase)} for name, phase in found.phases.items()]
 
 
 def measurement_csv(found: Measurement) -> str:
@@ -65,7 +70,12 @@ def verification_json(found: Verification) -> str:
 
 def verification_csv(found: Verification) -> str:
     """One line a part, then one a peak."""
-    return to_csv([_part(row) for row in (*found.rows, *found.peaks)])
+    return to_csv(part_rows((*found.rows, *found.peaks)))
+
+
+def part_rows(rows: Iterable[PartRow]) -> list[Row]:
+    """One flat row a part or a peak."""
+    return [_part(row) for row in rows]
 
 
 def max_batch_json(found: MaxBatch) -> str:

@@ -134,7 +134,7 @@ def step_grid(found: Measurement) -> Grid:
 def max_batch_text(found: MaxBatch, *, width: int = MAX_WIDTH, colour: bool = False) -> str:
     """The tries of the search, and the answer beside the estimate's."""
     canvas = Canvas(width=width, colour=colour)
-    canvas.table(_tries_grid(found))
+    canvas.table(tries_grid(found))
     canvas.blank()
     for line in max_batch_lines(found):
         canvas.line(line, style="bold")
@@ -143,7 +143,7 @@ def max_batch_text(found: MaxBatch, *, width: int = MAX_WIDTH, colour: bool = Fa
 
 def max_batch_markdown(found: MaxBatch) -> str:
     """The same as a Markdown table."""
-    return markdown_page([], [_tries_grid(found)], max_batch_lines(found))
+    return markdown_page([], [tries_grid(found)], max_batch_lines(found))
 
 
 def max_batch_lines(found: MaxBatch) -> Iterator[str]:
@@ -159,7 +159,8 @@ def max_batch_lines(found: MaxBatch) -> Iterator[str]:
     yield f"The estimate said {found.estimated_batch or 'none'}{why}."
 
 
-def _tries_grid(found: MaxBatch) -> Grid:
+def tries_grid(found: MaxBatch) -> Grid:
+    """One row a try, in their order."""
     rows = [
         (
             str(attempt.batch),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from vramplan.report.words import shape_text
 from vramplan.result import Estimate
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Row = dict[str, str | int | None]
+Row = dict[str, str | int | float | None]
 
 
 def estimate_rows(cells: Iterable[Estimate]) -> list[Row]:
@@ -40,13 +36,20 @@ def layer_rows(cells: Iterable[Estimate]) -> list[Row]:
     return [row for cell in cells for row in _layer_rows(cell)]
 
 
-def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """*rows* as a data frame: whole numbers are ``Int64``, so that an unknown one stays unknown."""
-    import pandas as pd  # noqa: PLC0415  slow to import
-
-    frame = pd.DataFrame(list(rows))
-    numbers = [column for column in frame.columns if column == "batch" or column.endswith(("_bytes", "_count", "_index"))]
-    return frame.astype(dict.fromkeys(numbers, "Int64"))
+def part_rows_of(cells: Iterable[Estimate]) -> list[Row]:
+    """One row for each part of each cell."""
+    return [
+        {
+            **_key(cell),
+            "part": name,
+            "low_bytes": part.low_bytes,
+            "nominal_bytes": part.nominal_bytes,
+            "high_bytes": part.high_bytes,
+            "evidence": part.evidence.value,
+        }
+        for cell in cells
+        for name, part in cell.budget.parts.items()
+    ]
 
 
 def _key(cell: Estimate) -> Row:

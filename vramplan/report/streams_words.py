@@ -218,8 +218,8 @@ def _row(card: CardPlan, limit: Limit) -> Row:
     }
 
 
-def _nominal(span: Span | None) -> int | str | None:
+def _nominal(span: Span | None) -> int | float | None:
     """Bytes as whole numbers, rates in six digits."""
     if span is None:
         return None
-    return int(span.nominal) if float(span.nominal).is_integer() else f"{span.nominal:.6g}"
+    return int(span.nominal) if float(span.nominal).is_integer() else float(f"{span.nominal:.6g}")
