@@ -17,6 +17,7 @@ from vramplan.gpus import Gpu, all_gpus, custom_gpu
 from vramplan.opened import Opened, open_engine
 from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import NARROWER, find_policy
+from vramplan.progress import tell
 from vramplan.ranges import Evidence, Range
 from vramplan.result import ModelFacts
 from vramplan.showing import Shown
@@ -169,9 +170,13 @@ def streams(
 
 def _solved(gpu: Cards | None, load: Load) -> tuple[CardPlan, ...]:
     """One plan a card, in their order; the whole catalogue by streams."""
-    plans = tuple(solve_card(card, load) for card in _cards(gpu, load.given.vram_bytes))
+    cards = _cards(gpu, load.given.vram_bytes)
+    plans: list[CardPlan] = []
+    for card in cards:
+        tell(f"cameras on {card.name}", done=len(plans), total=len(cards))
+        plans.append(solve_card(card, load))
     if gpu != "all":
-        return plans
+        return tuple(plans)
     return tuple(sorted(plans, key=lambda plan: (-plan.streams, -plan.streams_low, plan.gpu.key)))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from vramplan.device.measurement import Outcome
 from vramplan.gpus import Gpu
 from vramplan.measuring import Cell, Guard, Machine, measure_cell
+from vramplan.progress import tell
 from vramplan.showing import Shown
 
 
@@ -57,6 +58,7 @@ def find_max_batch(cell: Cell, machine: Machine, guard: Guard) -> MaxBatch:
     tries: list[Try] = []
     low, high, batch = 0, None, max(estimated, 1)
     while len(tries) < _MOST_TRIES and low < batch < (high or _LARGEST_BATCH + 1):
+        tell(f"trying batch {batch}")
         attempt = _try(cell, batch, machine, replace(guard, force=True, limit_bytes=limit_bytes))
         tries.append(attempt)
         low, high = (batch, high) if attempt.is_finished else (low, batch)

@@ -19,6 +19,7 @@ from vramplan.device.this_gpu import find_card
 from vramplan.errors import ModelError, UsageError
 from vramplan.gpus import Gpu, context_bytes, find_gpu
 from vramplan.program import Role
+from vramplan.progress import tell
 from vramplan.ranges import Evidence, Range
 from vramplan.result import Binding, Coverage, Estimate, ModelFacts
 from vramplan.runtimes.plan import PhasePeak, Plan
@@ -70,7 +71,9 @@ def replay(path: str | os.PathLike[str], *, gpu: str | None = None) -> Replay:
     Raises `ModelError` for a file that is no recording of eager PyTorch, `UsageError` for an unknown card.
     """
     source = Path(path)
+    tell(f"reading {show(source.name)}")
     recording = read_recording(source)
+    tell(f"replaying {len(recording.program.events):,} steps")
     _check_phases(source, recording)
     peaks = _replayed(source, recording)
     card = find_card(gpu) if gpu is not None else _recorded_card(recording)

@@ -14,6 +14,7 @@ from vramplan.gpus import Gpu
 from vramplan.held import Bound, bind
 from vramplan.options import ModelLike, Options, Shapes
 from vramplan.precision import find_policy
+from vramplan.progress import tell
 from vramplan.result import Estimate
 from vramplan.showing import Shown
 from vramplan.sources import Source, engine_path, open_model
@@ -59,6 +60,7 @@ class Sweep(Shown):
         """
         if self.source is None and self.module is None:
             raise UsageError("a built engine cannot be changed", hint="Name the .onnx file it was built from.")
+        tell(f"trying {change.flags}")
         asked = next((batch for known, batch in zip(self.cells, self.batches, strict=True) if known is cell), cell.batch)
         batch = asked if change.batch is None else change.batch
         dims, shapes = {**self.options.dims, **change.dims}, {**self.options.shapes, **change.shapes}
@@ -101,18 +103,21 @@ def sweep(
         return Sweep(cells=(estimate_engine(read_engine(path), options.gpu),), batches=(None,), source=None, options=options)
     axes = _Axes.of([find_runtime(model, runtime) for runtime in runtimes], precisions, batches)
     options.checked(axes.runtimes)
+    tell("reading the model")
     source = open_model(model) if axes.runtimes != ("torch",) else None
     module = open_module(model, options) if "torch" in axes.runtimes else None
     bounds = {batch: bind(source, batch, options) for batch in axes.batches} if source else {}
-    cells = [
-        solve_module(module, batch, precision, options.only(runtime))
-        if runtime == "torch" and module is not None
-        else solve(bounds[batch], precision, runtime, options.only(runtime))
-        for runtime, precision, batch in axes
-    ]
+    cells: list[Estimate] = []
+    asked = tuple(axes)
+    for runtime, precision, batch in asked:
+        tell(f"{runtime}, {precision}" + (f", batch {batch}" if batch else ""), done=len(cells), total=len(asked))
+        if runtime == "torch" and module is not None:
+            cells.append(solve_module(module, batch, precision, options.only(runtime)))
+        else:
+            cells.append(solve(bounds[batch], precision, runtime, options.only(runtime)))
     return Sweep(
         cells=tuple(cells),
-        batches=tuple(batch for _, _, batch in axes),
+        batches=tuple(batch for _, _, batch in asked),
         notes=tuple(axes.gaps()),
         source=source,
         module=module,

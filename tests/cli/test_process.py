@@ -114,3 +114,14 @@ def test_a_bug_is_one_message_and_exit_70(vramplan: Callable, monkeypatch: pytes
     assert (outcome.exit_code, outcome.out) == (70, "")
     assert "error: internal error: RuntimeError: out of cheese�[2J (please report it)" in outcome.err
     assert ("Traceback" in outcome.err) is with_traceback
+
+
+def test_a_terminal_that_takes_only_ascii_gets_the_nearest_characters():
+    plain = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = [*COMMAND, "estimate", "yolov8s", "-b", "8", "--precision", "fp16"]
+    out = subprocess.run(words, capture_output=True, env=plain, check=True)
+    text = out.stdout.decode("ascii")
+    assert "images 8x3x640x640" in text
+    assert "-------" in text
+    assert "alive  #" in text
+    assert "?" not in text

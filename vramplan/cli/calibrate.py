@@ -60,6 +60,7 @@ def _measure(target: Output, guard: Guard, gpu_index: int | None) -> int:
     from vramplan.gpus.calibration_store import store_calibration  # noqa: PLC0415
     from vramplan.measuring import open_machine  # noqa: PLC0415
     from vramplan.report.calibration_terminal import calibrations_text, measured_json  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.sources.torch_spec import require_torch  # noqa: PLC0415
 
     machine = open_machine(gpu_index=gpu_index)
@@ -67,7 +68,7 @@ def _measure(target: Output, guard: Guard, gpu_index: int | None) -> int:
     if sys.stderr.isatty():
         typer.echo("measuring, which takes two or three minutes …", err=True)
     which = "" if gpu_index is None else f" --gpu-index {gpu_index}"
-    with gpu_lock(cache_folder() / "locks", machine.device.uuid, wait_s=guard.wait_s):
+    with progress_bar(), gpu_lock(cache_folder() / "locks", machine.device.uuid, wait_s=guard.wait_s):
         found = calibrate(
             machine.probe,
             machine.device,

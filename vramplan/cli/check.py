@@ -29,12 +29,14 @@ def check_command(
     from vramplan.lock_reading import read_lock  # noqa: PLC0415  keeps start-up fast
     from vramplan.locking import check, want_all  # noqa: PLC0415
     from vramplan.report import lock_text  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.site import find_site  # noqa: PLC0415
 
     locked = read_lock(Path(lock))
     site = find_site(Path())
     wanted = want_all(site) if site and site.models else None
-    checked = check(locked, path=lock, wanted=wanted, named=model or (), allow_pickle=allow_pickle)
+    with progress_bar():
+        checked = check(locked, path=lock, wanted=wanted, named=model or (), allow_pickle=allow_pickle)
     if github:
         target.emit(lock_text.check_github(checked))
     elif target.format is Format.JSON:

@@ -93,12 +93,14 @@ def _diff_cells(names: Sequence[str], cells: Sequence[SiteModel], *, allow_pickl
     """Two models at the one cell of the flags, or one model at the two."""
     from vramplan.comparing import Diff  # noqa: PLC0415  keeps start-up fast
     from vramplan.locking import diff_wanted, want  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
 
     if len(names) * len(cells) != 2:
         what = f"{len(names)} model{'s' if len(names) > 1 else ''} at {len(cells)} settings"
         raise UsageError(f"two budgets are compared, and this is {what}", hint=_HINT)
     before, after = (replace(cell, model=name) for name in names for cell in cells)
-    return Diff(pairs=(diff_wanted(want(before), want(after), allow_pickle=allow_pickle),))
+    with progress_bar():
+        return Diff(pairs=(diff_wanted(want(before), want(after), allow_pickle=allow_pickle),))
 
 
 def _emit(target: Output, diff: Diff, top: int | None) -> None:

@@ -62,28 +62,30 @@ def estimate_command(
     from vramplan.choosing import usual_runtimes  # noqa: PLC0415  keeps start-up fast
     from vramplan.report.account import account_sections  # noqa: PLC0415
     from vramplan.report.content import Report  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.sweep import sweep  # noqa: PLC0415
     from vramplan.verdict import judge  # noqa: PLC0415
 
     runtimes = arguments.read_runtimes(runtime or (), model) or [*usual_runtimes(model)]
     if explain and "onnxruntime" not in runtimes:
         raise UsageError("--explain is for ONNX Runtime", hint="Use it with --runtime onnxruntime.")
-    cells = sweep(
-        model,
-        batches=arguments.read_batches(batch or ()),
-        precisions=arguments.read_precisions(precision or (_default_precisions(model, runtimes),)),
-        runtimes=runtimes,
-        gpu=card,
-        shapes=arguments.read_shapes("--shape", shape or ()),
-        dims=arguments.read_dims(dim or ()),
-        max_shapes=arguments.read_shapes("--max-shape", max_shape or ()),
-        workspace_bytes=arguments.read_size("--workspace", workspace),
-        memory_format=memory_format,
-        drop_outputs=drop_outputs,
-        allow_pickle=allow_pickle,
-        runtime_options=arguments.read_options(runtime_option or ()),
-    )
-    verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
+    with progress_bar():
+        cells = sweep(
+            model,
+            batches=arguments.read_batches(batch or ()),
+            precisions=arguments.read_precisions(precision or (_default_precisions(model, runtimes),)),
+            runtimes=runtimes,
+            gpu=card,
+            shapes=arguments.read_shapes("--shape", shape or ()),
+            dims=arguments.read_dims(dim or ()),
+            max_shapes=arguments.read_shapes("--max-shape", max_shape or ()),
+            workspace_bytes=arguments.read_size("--workspace", workspace),
+            memory_format=memory_format,
+            drop_outputs=drop_outputs,
+            allow_pickle=allow_pickle,
+            runtime_options=arguments.read_options(runtime_option or ()),
+        )
+        verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
     sections = tuple(account_sections(cells)) if explain else ()
     report = Report(
         cells=cells.cells,

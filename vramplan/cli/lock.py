@@ -42,6 +42,7 @@ def lock_command(
     from vramplan.lockfile import lock_text  # noqa: PLC0415
     from vramplan.locking import lock_model, merged, over_limit  # noqa: PLC0415
     from vramplan.report.lock_text import lock_summary  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.site import find_site  # noqa: PLC0415
 
     said = _said(
@@ -60,7 +61,8 @@ def lock_command(
     old = _old(path, force=force)
     site = find_site(Path())
     wanted = _wanted(model or (), said, old, site)
-    fresh = [lock_model(each, allow_pickle=allow_pickle) for each in wanted]
+    with progress_bar():
+        fresh = [lock_model(each, allow_pickle=allow_pickle) for each in wanted]
     keeps_others = bool(model) or site is None
     write_atomically(path, lock_text(merged(old if keeps_others else None, fresh)), force=True)
     target = Output(format=Format.TABLE, path=None, force=False)

@@ -60,6 +60,7 @@ def measure_command(
     guard = measured.read_guard(memory_limit=memory_limit, timeout=timeout, wait=wait, force=force)
 
     from vramplan.measuring import measure_cell, open_machine, record_cell  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
 
     machine = open_machine(gpu_index=gpu_index)
     if path is not None and cell.runtime != "torch":
@@ -67,11 +68,15 @@ def measure_command(
     if find_max_batch:
         from vramplan.max_batch import find_max_batch as search  # noqa: PLC0415
 
-        return _emit_max_batch(target, search(cell, machine, guard))
-    expected = cell.estimate(machine.gpu)
-    if path is None:
-        return _emit(target, measure_cell(cell, machine, guard, expected=expected))
-    found, _ = record_cell(cell, machine, guard, path, expected=expected, force=force)
+        with progress_bar():
+            largest = search(cell, machine, guard)
+        return _emit_max_batch(target, largest)
+    with progress_bar():
+        expected = cell.estimate(machine.gpu)
+        if path is None:
+            found = measure_cell(cell, machine, guard, expected=expected)
+        else:
+            found, _ = record_cell(cell, machine, guard, path, expected=expected, force=force)
     return _emit(target, found)
 
 

@@ -46,10 +46,12 @@ def replay_command(
 
     from vramplan.replaying import replay  # noqa: PLC0415  keeps start-up fast
     from vramplan.report.content import Report  # noqa: PLC0415
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.report.replaying import counters_section  # noqa: PLC0415
     from vramplan.verdict import judge  # noqa: PLC0415
 
-    found = replay(recording, gpu=gpu)
+    with progress_bar():
+        found = replay(recording, gpu=gpu)
     cells = (found.estimate,)
     verdict = judge(cells, budget_bytes=budget_bytes, gpu=found.estimate.gpu, resolve=_resolve)
     sections = (counters_section(found),)

@@ -77,17 +77,19 @@ def streams_command(
     cards = arguments.read_list("--gpu", gpu or ([site.gpu] if site.gpu else [])) or None
 
     from vramplan.fleet import streams  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
 
-    plan = streams(
-        model or site.models or "yolov8s",
-        gpu=cards[0] if cards and len(cards) == 1 else cards,
-        mix=_mix(stream, mix, codec, infer_every),
-        precision=site.precision or precision,
-        vram=vram_bytes,
-        shapes=shapes or site.shapes,
-        dims=dims or site.dims,
-        **{**as_given, **site.options},
-    )
+    with progress_bar():
+        plan = streams(
+            model or site.models or "yolov8s",
+            gpu=cards[0] if cards and len(cards) == 1 else cards,
+            mix=_mix(stream, mix, codec, infer_every),
+            precision=site.precision or precision,
+            vram=vram_bytes,
+            shapes=shapes or site.shapes,
+            dims=dims or site.dims,
+            **{**as_given, **site.options},
+        )
     _emit(target, page, plan)
     return 1 if plan.fits is False else 0
 

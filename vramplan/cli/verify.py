@@ -63,9 +63,11 @@ def verify_command(
     guard = measured.read_guard(memory_limit=memory_limit, timeout=timeout, wait=wait, force=force)
 
     from vramplan.measuring import open_machine  # noqa: PLC0415  keeps start-up fast
+    from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.verification import verify_cell  # noqa: PLC0415
 
-    found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
+    with progress_bar():
+        found = verify_cell(cell, open_machine(gpu_index=gpu_index), guard, tolerance=ratio)
     _emit(target, page, found)
     if learn:
         _learn(found)

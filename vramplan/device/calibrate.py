@@ -17,6 +17,7 @@ from vramplan.device.probe import Device, GpuProcess, Probe
 from vramplan.device.this_gpu import gpu_of
 from vramplan.errors import MeasurementError, VramplanError, printable
 from vramplan.gpus.calibration import FORMAT, SCHEMA_VERSION, Calibration, calibration_of
+from vramplan.progress import tell, tell_detail
 from vramplan.strict_json import MAX_TEXT_CHARS
 from vramplan.units import GIB, format_bytes
 
@@ -65,6 +66,7 @@ def calibrate(
             f"not started: {format_bytes(free_bytes)} of {printable(device.name)[:80]} are free, less than 4 GiB",
             hint="End what holds the rest (`vramplan doctor` lists it), or add --force: rates may come out too low.",
         )
+    tell("measuring this machine's GPU")
     run, deadline_s = _Run(probe, device, command_line), time.monotonic() + timeout_s
     environment = child_environment(os.environ, CUDA_VISIBLE_DEVICES=device.uuid, CUDA_DEVICE_ORDER="PCI_BUS_ID")
     with Child(command or module_command(CHILD), {}, timeout_s=timeout_s, environment=environment) as child:
@@ -122,6 +124,7 @@ class _Run:
 
     def _take(self, message: Message, pid: int) -> None:
         content = self._content
+        tell_detail(str(message.get("stage") or next(iter(message), "")).replace("_", " "))
         if "stage" in message:
             context_bytes = self._process_bytes(pid) - int(message["reserved_bytes"])
             content["context"].append({"runtime": "torch", "stage": message["stage"], "context_bytes": context_bytes})

@@ -22,6 +22,7 @@ from vramplan.device.child import Child, Message, OutOfMemoryResult, child_envir
 from vramplan.device.clips import make_clip
 from vramplan.device.probe import Device, Probe
 from vramplan.errors import MachineError, MeasurementError, VramplanError, printable
+from vramplan.progress import tell_detail
 from vramplan.units import GIB, format_bytes
 from vramplan.video import Codec, Video, parse_codec
 
@@ -237,6 +238,7 @@ class _Bench:
             engine_count = self._read_hello(crew.next())
             first_bytes = 0
             for step, total in enumerate(totals):
+                tell_detail(f"{total} sessions")
                 crew.next()  # all are warm now, and decode on while the driver is asked
                 used_bytes = self.probe.memory(self.device).used_bytes
                 first_bytes = first_bytes if step else used_bytes

@@ -13,7 +13,8 @@ from vramplan.allocators.caching_conf import VARIABLES
 from vramplan.device.child import Child, Message, OutOfMemoryResult, child_environment, module_command
 from vramplan.device.measurement import ContextStep, Latency, Measurement, Outcome, PhaseReading
 from vramplan.device.probe import Device, GpuProcess, Probe
-from vramplan.errors import MeasurementError
+from vramplan.errors import MeasurementError, printable
+from vramplan.progress import tell, tell_detail
 
 CHILDREN = {"torch": "vramplan.device.torch_child", "onnxruntime": "vramplan.device.ort_child"}
 """The program of the child process, by runtime."""
@@ -51,6 +52,7 @@ def run_child(
     Raises `MeasurementError` for a child that crashes, hangs or does not answer, and the child's own errors: `UsageError`,
     `ModelError`, `MachineError`. Running out of memory is the measurement's outcome.
     """
+    tell(f"measuring {printable(Path(request.model).stem)}" + (f", batch {request.batch}" if request.batch else ""))
     run = _Run(request, probe, device)
     environment = child_environment(os.environ, CUDA_VISIBLE_DEVICES=device.uuid, CUDA_DEVICE_ORDER="PCI_BUS_ID")
     with Child(
@@ -116,6 +118,7 @@ class _Run:
             raise MeasurementError(f"the child process reported what cannot be: {type(error).__name__}: {error}") from None
 
     def _take(self, message: Message, pid: int) -> None:
+        tell_detail(str(message.get("phase") or message.get("step") or "running"))
         if "phase" in message:
             self._phases[message["phase"]] = PhaseReading(process_bytes=self._process_bytes(pid), **message["counters"])
         elif "step" in message:

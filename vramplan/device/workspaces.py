@@ -10,6 +10,7 @@ from typing import Any
 from vramplan.device.child import Child, Message, OutOfMemoryResult, child_environment, module_command
 from vramplan.device.probe import Device
 from vramplan.errors import MeasurementError, printable
+from vramplan.progress import tell
 from vramplan.workspace.convolution import ConvCall
 
 CHILD = "vramplan.device.workspace_child"
@@ -38,6 +39,7 @@ def measure_workspaces(
         try:
             for message in child.messages():
                 _take(measured, message, calls)
+                tell("measuring workspaces of convolutions", done=len(measured.found), total=len(calls))
         except OutOfMemoryResult as result:
             raise MeasurementError(f"the card had too little memory: {printable(result.message)[:300]}") from None
     return measured

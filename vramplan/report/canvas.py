@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vramplan.report.grid import Grid, stack
@@ -23,6 +23,10 @@ _BEFORE_UNIT = re.compile(r"(?<=\d) (?=[KMG]iB|B\b|M\b|%)")
 
 Pieces = Sequence[tuple[str, str]]
 """One line: pieces of text, each with the name of its style."""
+
+
+StyleOf = Callable[[int, str], str]
+"""The style of a cell by its row and its header; nothing where it has none of its own."""
 
 
 @dataclass(slots=True)
@@ -43,15 +47,22 @@ class Canvas:
         for part in textwrap.wrap(glued, self.width, subsequent_indent=indent, break_on_hyphens=False):
             self._lines.append([(part.replace(_NO_BREAK, " "), style)])
 
+    def pieces(self, *pieces: tuple[str, str]) -> None:
+        """One line of several styles; whoever draws it sees to its width."""
+        self._lines.append([(printable(text), style) for text, style in pieces])
+
     def blank(self) -> None:
         """An empty line."""
         self._lines.append([])
 
-    def table(self, grid: Grid) -> None:
-        """*grid* with two blanks between columns, with one, or on its side: what fits first."""
+    def table(self, grid: Grid, style_of: StyleOf | None = None) -> None:
+        """*grid* with two blanks between columns, with one, or on its side: what fits first.
+
+        *style_of* says the style of single cells; on its side a table has none.
+        """
         gap = next((gap for gap in (2, 1) if grid.width(gap) <= self.width), 0)
         if gap:
-            self._lines.extend(_draw(grid, gap))
+            self._lines.extend(_draw(grid, gap, style_of))
             return
         for index, part in enumerate(stack(grid, self.width, gap=2)):
             if index:
@@ -65,21 +76,24 @@ class Canvas:
         return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in self._lines)
 
 
-def _draw(grid: Grid, gap: int) -> Iterable[Pieces]:
+def _draw(grid: Grid, gap: int, style_of: StyleOf | None = None) -> Iterable[Pieces]:
     """The lines of a table: headers, a rule, rows."""
     widths = grid.widths
     sides = [header in grid.words for header in grid.headers]
     styles = [COLUMN_STYLES.get(header, "") for header in grid.headers]
 
-    def line(cells: Sequence[str], style: str | None) -> Pieces:
+    def line(cells: Sequence[str], style: str | None, place: int | None = None) -> Pieces:
         texts = (padded(printable(cell), width, left=side) for cell, width, side in zip(cells, widths, sides, strict=True))
         blanks = ("" if index == 0 else " " * gap for index in range(len(widths)))
-        return [(blank + text, own if style is None else style) for blank, text, own in zip(blanks, texts, styles, strict=True)]
+        chosen = [own if style is None else style for own in styles]
+        if style_of is not None and place is not None:
+            chosen = [style_of(place, header) or own for header, own in zip(grid.headers, chosen, strict=True)]
+        return [(blank + text, own) for blank, text, own in zip(blanks, texts, chosen, strict=True)]
 
     yield line(grid.headers, "")
     yield [("─" * grid.width(gap), "")]
-    for row in grid.rows:
-        yield line(row, ROW_STYLES.get(row[0]))
+    for place, row in enumerate(grid.rows):
+        yield line(row, ROW_STYLES.get(row[0]), place)
 
 
 def _coloured(lines: Iterable[Pieces]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vramplan.capacity import CardPlan
 from vramplan.fleet import StreamsPlan
 from vramplan.report.canvas import MAX_WIDTH, Canvas
 from vramplan.report.streams_words import (
+    LOAD_HEADER,
     assumption_lines,
     cards_grid,
     headline,
     limits_grid,
+    load_ratio,
     memory_line,
     notes,
     sentence,
@@ -45,13 +48,26 @@ def verdict_lines(plan: StreamsPlan) -> Iterator[str]:
 
 
 def _draw_card(canvas: Canvas, plan: StreamsPlan) -> None:
-    canvas.table(limits_grid(plan.card))
+    canvas.table(limits_grid(plan.card), lambda row, header: load_style(plan.card, row, header))
     canvas.blank()
     canvas.line(memory_line(plan.card))
     for line in notes(plan.card):
         canvas.line(line, style="yellow")
     for line in source_lines(plan.card):
         canvas.line(line, style="dim")
+
+
+TIGHT_RATIO = 0.8
+"""A limit that is used more than this is about to end too."""
+
+
+def load_style(card: CardPlan, row: int, header: str) -> str:
+    """The bar of what ends first is red, of what would soon follow yellow, the others are green."""
+    if not header.startswith(LOAD_HEADER) or row >= len(card.ranked):
+        return ""
+    if row == 0:
+        return "red"
+    return "yellow" if load_ratio(card, card.ranked[row]) > TIGHT_RATIO else "green"
 
 
 def _draw_cards(canvas: Canvas, plan: StreamsPlan) -> None:

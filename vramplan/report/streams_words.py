@@ -17,6 +17,7 @@ from vramplan.report.words import printable, shorten
 from vramplan.units import format_bytes
 
 BAR_WIDTH = 18
+LOAD_HEADER = "load at"
 MOST_SHOWN = 10_000
 FULL, PARTS = "█", " ▏▎▍▌▋▊▉"
 ENDS = {"vram": "memory", "decode": "decoding", "compute": "compute", "pcie": "PCIe"}
@@ -47,7 +48,7 @@ def limits_grid(card: CardPlan) -> Grid:
     known = list(card.ranked)
     rows = [_limit_cells(card, limit) for limit in known]
     rows += [_blank_cells(limit) for limit in card.limits.values() if limit not in known]
-    headers = ("limit", "streams", "low–high", f"load at {card.streams:,}", "", "has", "a stream takes", "evidence")
+    headers = ("limit", "streams", "low–high", f"{LOAD_HEADER} {card.streams:,}", "", "has", "a stream takes", "evidence")
     return Grid(headers=headers, rows=tuple(rows), words=frozenset({"limit", headers[3], "evidence"}))
 
 

@@ -10,6 +10,7 @@ from vramplan.report.content import Report
 from vramplan.report.facts import footnotes, headline
 from vramplan.report.grid import Grid
 from vramplan.report.peak_table import kept_grid, layer_grid, layer_scale, peak_grid, peak_sentence, peak_title
+from vramplan.report.sparkline import live_line
 from vramplan.report.words import printable
 from vramplan.result import Estimate
 from vramplan.units import format_bytes
@@ -24,6 +25,8 @@ def estimate_text(report: Report, *, width: int = MAX_WIDTH, colour: bool = Fals
     canvas.line(SEPARATOR.join(headline(report.cells)), style="bold")
     canvas.blank()
     canvas.table(budget_grid(report.cells, report.verdict.limit_bytes))
+    if len(report.cells) == 1 and (alive := live_line(report.cells[0], canvas.width)):
+        canvas.pieces(*zip(alive, ("dim", "yellow", "dim"), strict=True))
     canvas.blank()
     for line in footnotes(report.cells, report.verdict, report.notes):
         canvas.line(line, style="yellow" if line.startswith("note:") else "dim")

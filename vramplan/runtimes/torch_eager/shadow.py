@@ -16,6 +16,7 @@ from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vramplan.program import Role
+from vramplan.progress import tell_detail
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.torch_eager import values
 from vramplan.runtimes.torch_eager.autocast import applied
@@ -146,6 +147,8 @@ class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.findings.ops += 1
         if self.findings.ops > OP_LIMIT:
             raise EndlessError(self.path)
+        if self.findings.ops % OPS_TOLD == 0:
+            tell_detail(f"{self.findings.ops:,} ops")
         self.ledger.op(self.label(facts.name))
 
     def _autocast(self, facts: _Facts, args: Any, kwargs: Any, narrow: torch.dtype) -> tuple[Any, Any]:
@@ -195,6 +198,9 @@ def _names_device(args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a call makes or moves something on the device, by keyword or, as ``to.device`` does, by position."""
     return kwargs.get("device") == META or any(type(arg) is torch.device and arg == META for arg in args)
 
+
+OPS_TOLD = 256
+"""How often a long trace tells how far it is."""
 
 OP_LIMIT = 300_000
 """Ops of one forward: beyond it something loops over data, which shadows do not have."""
