@@ -99,6 +99,18 @@ def test_the_same_question_is_answered_from_what_is_kept(ask: Asking):
         process.ask = before  # type: ignore[method-assign]
 
 
+def test_what_is_solved_ahead_is_there_when_it_is_asked_for(ask: Asking):
+    asked = {"model": "yolov8n", "precision": "fp16", "batch": 21}
+    ahead = ask.get("/api/ahead/estimate", **asked)
+    assert (ahead.status, ahead.body) == (204, b"")
+    process = ask.board.now.process
+    before, process.ask = process.ask, None  # type: ignore[method-assign, assignment]
+    try:
+        assert ask.get("/api/estimate", **asked).json["report"]["rows"][0]["batch"] == 21
+    finally:
+        process.ask = before  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize(
     ("path", "asked", "said"),
     [

@@ -42,7 +42,12 @@ def estimate_content(report: Report) -> dict[str, Any]:
 
 def to_json(content: Mapping[str, Any]) -> str:
     """*content* behind the version of its schema. Only ASCII, so that every terminal and file takes it."""
-    return json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2) + "\n"
+    return json.dumps(versioned(content), indent=2) + "\n"
+
+
+def versioned(content: Mapping[str, Any]) -> dict[str, Any]:
+    """*content* behind the version of its schema."""
+    return {"schema_version": SCHEMA_VERSION, **content}
 
 
 def estimate_csv(report: Report) -> str:

@@ -37,6 +37,8 @@ _SHARED = tuple(dict.fromkeys(name for name in (*CHARTED, *BARRED) if name != "s
 
 _KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
+_READERS: dict[str, Callable[..., Question]] = {"model": read_model, "estimate": read_estimate, "streams": read_streams}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -93,6 +95,14 @@ def make_app(board: Board) -> Guard:
 
         return answer
 
+    def ahead(read: Callable[..., Question]) -> Callable[[Request], object]:
+        async def solve(request: Request) -> Response:
+            question = read(request.query_params.multi_items(), board.shelf.find)
+            reply = await board.later.ask(key_of(question), request.is_disconnected)
+            return Response(status_code=204) if reply[0] == OK else _response(reply)
+
+        return solve
+
     async def choices(_: Request) -> Response:
         return Response(to_bytes(_choices(board.shelf)), media_type="application/json")
 
@@ -104,9 +114,8 @@ def make_app(board: Board) -> Guard:
             Route("/", _page),
             Route("/static/{name}", _static),
             Route("/api/choices", choices),
-            Route("/api/model", answering(read_model)),
-            Route("/api/estimate", answering(read_estimate)),
-            Route("/api/streams", answering(read_streams)),
+            *(Route(f"/api/{kind}", answering(read)) for kind, read in _READERS.items()),
+            *(Route(f"/api/ahead/{kind}", ahead(read)) for kind, read in _READERS.items()),
             Route("/api/upload", upload, methods=["POST"]),
         ],
         lifespan=board.opened,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from vramplan.choosing import find_runtime, possible_runtimes, why_not
 from vramplan.estimate import open_module, solve, solve_module
-from vramplan.fleet import streams
+from vramplan.fleet import DEFAULT_MODEL, streams
 from vramplan.gpus import Gpu, custom_gpu, find_gpu
 from vramplan.held import Bound, bind
 from vramplan.opened import OpenedGraph, open_graph
@@ -23,7 +23,7 @@ from vramplan.report.content import Report
 from vramplan.report.html.content import estimate_page_content
 from vramplan.report.html.streams import streams_page_content
 from vramplan.result import Estimate
-from vramplan.serve.questions import EstimateQuestion, ModelQuestion, Named, Question, Sizes, StreamsQuestion
+from vramplan.serve.questions import EstimateQuestion, ModelQuestion, Named, Question, Sizes, StreamsQuestion, read_estimate
 from vramplan.sources import Source, open_model
 from vramplan.sources.torch_model import TorchModel
 from vramplan.sweep import Sweep
@@ -99,6 +99,11 @@ class Solver:
     """Answers questions one after the other."""
 
     models: Kept = field(default_factory=lambda: Kept(MOST_MODELS))
+
+    def warm_up(self) -> None:
+        """Answer what a board is asked first, so that it is imported and read before anybody waits."""
+        pairs = [("model", DEFAULT_MODEL), ("precision", "fp16"), ("batch", "1")]
+        self.answer(read_estimate(pairs, lambda name: Named(name=name)))
 
     def answer(self, question: Question) -> Json:
         """Plain JSON. Raises the errors of `vramplan.estimate` and `vramplan.streams`."""

@@ -29,6 +29,7 @@ def main() -> None:
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     solver = Solver()
+    solver.warm_up()
     gc.disable()
     while (message := read_message(asked)) is not None:
         status, body = answer(solver, message.decode())

@@ -13,7 +13,7 @@ from vramplan.allocators.caching_conf import rules_from_environment
 from vramplan.program import Role
 from vramplan.replaying import Replay
 from vramplan.report.content import Report, Section
-from vramplan.report.export import estimate_json
+from vramplan.report.export import estimate_content, versioned
 from vramplan.report.facts import footnotes, headline
 from vramplan.report.html.cell import Axis, cell_content
 from vramplan.report.html.layout import Layout, Place, lay_out
@@ -65,7 +65,7 @@ class _Setting:
 def estimate_page_content(report: Report) -> dict[str, Any]:
     """``report`` is the object that ``--json`` prints; see `_content` for the rest."""
     settings = [_Setting.here()] * len(report.cells)
-    content = _content("estimate", json.loads(estimate_json(report)), report, settings, titled=report.cells)
+    content = _content("estimate", versioned(estimate_content(report)), report, settings, titled=report.cells)
     more = "; there is room for more:" if report.verdict.tries else "."
     return {**content, "without": _without("nothing tried", f"No change that was tried saves memory{more}")}
 
@@ -91,7 +91,7 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
     verdict = Verdict(fits=None, limit_bytes=None, limit_name="", headroom_bytes=None, sentence=sentence, tries=())
     report = Report(cells=cells, verdict=verdict, sections=tuple(_compared(found)))
     settings = [_Setting.here(), *(_Setting.of(run.recording) for run in runs)]
-    content = _content("verify", json.loads(estimate_json(report)), report, settings, titled=cells[:1])
+    content = _content("verify", versioned(estimate_content(report)), report, settings, titled=cells[:1])
     notes = dict.fromkeys((*content["footnotes"], *(f"note: {printable(note)}" for note in found.measurement.notes)))
     named = [{**cell, "label": name} for cell, name in zip(content["cells"], ("predicted", "measured"), strict=False)]
     return {

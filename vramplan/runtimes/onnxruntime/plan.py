@@ -11,9 +11,10 @@ held at the peak of a settled run, and the rest of the arena is slack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TypeVar
 
 from vramplan.allocators.bfc import BfcPeaks, ExtendStrategy, OutOfMemory, replay
 from vramplan.errors import UsageError
@@ -22,10 +23,21 @@ from vramplan.program import MemoryProgram, Role
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.onnxruntime.options import SessionOptions
 from vramplan.runtimes.onnxruntime.scratch import scratch_of
-from vramplan.runtimes.onnxruntime.session import PATTERN, RUNS, Declared, Prepared, by_step, orders, prepare, session_program
+from vramplan.runtimes.onnxruntime.session import (
+    PATTERN,
+    RUNS,
+    Declared,
+    Prepared,
+    by_step,
+    orders_by_size,
+    prepare,
+    session_program,
+)
 from vramplan.runtimes.plan import Inside, Layer, PhasePeak, Plan
 from vramplan.units import format_bytes
 from vramplan.workspace.cudnn import ConvWorkspaces
+
+Solved = TypeVar("Solved")
 
 SHOWN = ("session", "run1", "run2", "steady")
 """The phases that are reported."""
@@ -53,20 +65,20 @@ class _Solver:
         self.prepared, self.options = prepared, options
         self.tensors = prepared.rewritten.tensors
         self.ranges = scratch_of(prepared.nodes, self.tensors, options, workspaces, is_nhwc=prepared.is_nhwc)
-        drawn = {order: self.session_bytes(order) for order in orders(prepared)}
-        self.orders = sorted(drawn, key=lambda order: drawn[order])
+        weights = tuple((name, self.tensors[name].size_bytes) for name in prepared.rewritten.initializers)
+        self.orders = self.within_limit(lambda: orders_by_size(weights, options.arena, is_reserved=options.reserves_weights))
         self.note = workspaces.note
-
-    def session_bytes(self, order: tuple[str, ...]) -> int:
-        """The arena after the initializers alone."""
-        return self.replayed(session_program(replace(self.prepared, nodes=(), buffers=(), pattern_bytes=0), {}, order))[
-            "session"
-        ].device_bytes
 
     def replayed(self, program: MemoryProgram, options: SessionOptions | None = None) -> dict[str, BfcPeaks]:
         chosen = options or self.options
+        return self.within_limit(
+            lambda: replay(program, chosen.arena, run_phases=RUNS, reserves_weights=chosen.reserves_weights)
+        )
+
+    def within_limit(self, solve: Callable[[], Solved]) -> Solved:
+        """What *solve* gives. UsageError when the limit is met."""
         try:
-            return replay(program, chosen.arena, run_phases=RUNS, reserves_weights=chosen.reserves_weights)
+            return solve()
         except OutOfMemory as error:
             raise UsageError(
                 f"gpu_mem_limit: {format_bytes(error.limit_bytes or 0)} is too little: {format_bytes(error.requested_bytes)}"

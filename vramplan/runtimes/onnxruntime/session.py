@@ -9,10 +9,13 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vramplan.allocators.bfc import BfcArena, BfcRules
+from vramplan.allocators.driver import driver_bytes
 from vramplan.graph import Graph, Node
 from vramplan.program import Buffer, MemoryProgram, ProgramBuilder, Role
 from vramplan.runtimes.onnxruntime.options import SessionOptions
@@ -102,14 +105,26 @@ def by_step(buffers: Sequence[Shared]) -> tuple[dict[int, list[Shared]], dict[in
     return starts, stops
 
 
-def orders(prepared: Prepared) -> list[tuple[str, ...]]:
-    """Some orders in which the initializers may be allocated: fixed draws, the same for everybody."""
-    found = []
+@functools.lru_cache(maxsize=16)
+def orders_by_size(weights: tuple[tuple[str, int], ...], rules: BfcRules, *, is_reserved: bool) -> tuple[tuple[str, ...], ...]:
+    """Some orders in which the initializers *weights* (name, bytes) may be allocated, from the smallest arena to the largest.
+
+    Fixed draws, the same for everybody; kept, because no batch changes them. Raises `OutOfMemory` beyond a limit.
+    """
+    drawn = {}
     for seed in range(ORDER_COUNT):
-        names = list(prepared.rewritten.initializers)
-        random.Random(seed).shuffle(names)  # noqa: S311  no secrets: a hash table's order
-        found.append(tuple(names))
-    return found
+        order = list(weights)
+        random.Random(seed).shuffle(order)  # noqa: S311  no secrets: a hash table's order
+        drawn[tuple(name for name, _ in order)] = _loaded_bytes([size for _, size in order], rules, is_reserved=is_reserved)
+    return tuple(sorted(drawn, key=lambda order: drawn[order]))
+
+
+def _loaded_bytes(sizes: Iterable[int], rules: BfcRules, *, is_reserved: bool) -> int:
+    """What the driver has given once initializers of *sizes* are allocated in that order."""
+    arena = BfcArena(rules)
+    for index, size_bytes in enumerate(sizes):
+        (arena.reserve if is_reserved else arena.hold)(index, size_bytes)
+    return driver_bytes(region.size_bytes for region in arena.regions)
 
 
 def session_program(prepared: Prepared, scratch: Mapping[int, int], order: Sequence[str]) -> MemoryProgram:

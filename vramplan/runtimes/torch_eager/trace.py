@@ -155,7 +155,7 @@ class _Mover:
 
         Source: ``copy_requires_temporaries``, aten/src/ATen/native/cuda/Copy.cu.
         """
-        is_same = shadow.stride() == _dense(tensor).stride() or (shadow.is_contiguous() and tensor.is_contiguous())
+        is_same = shadow.stride() == _dense_stride(tensor) or (shadow.is_contiguous() and tensor.is_contiguous())
         if not is_same:
             size_bytes = shadow.untyped_storage().nbytes()
             self.ledger.free(self.ledger.hold(size_bytes, Role.WORKSPACE, f"{name} before it is reordered", name))
@@ -178,7 +178,7 @@ class _Mover:
     def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype if self.dtype and tensor.is_floating_point() else tensor.dtype
         with torch.no_grad():
-            shadow = torch.empty_strided(tensor.shape, _dense(tensor).stride(), dtype=dtype, device="meta")
+            shadow = torch.empty_strided(tensor.shape, _dense_stride(tensor), dtype=dtype, device="meta")
             if self.channels_last and tensor.dim() in (4, 5):
                 shadow = shadow.to(memory_format=channels_last_of(tensor.dim()))
         if not tensor.is_meta and tensor.numel() <= _KNOWN_COUNT:
@@ -190,9 +190,9 @@ _KNOWN_COUNT = 4096
 """Elements up to which a weight or input keeps its values: strides, anchors, masks."""
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """The layout that a copy to the device has: dense, axes in the same order."""
-    return torch.empty_like(tensor, device="meta")
+def _dense_stride(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The layout that a copy to the device has: dense, axes in the same order. A contiguous tensor's is its own."""
+    return tensor.stride() if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
 
 
 @contextlib.contextmanager

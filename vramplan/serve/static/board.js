@@ -1,7 +1,7 @@
 "use strict";
 
 /* The board: a change asks anew, the newest answer is drawn. One question of a kind is on its way at a time, the newest waits;
-   advice, which takes longer, is asked for once nothing moves. */
+   advice, which takes longer, is asked for once nothing moves, and then what may be asked next is solved ahead. */
 (() => {
   const { node, card } = page;
   const REST_MS = 250;
@@ -54,6 +54,9 @@
         found[kind] = made;
         advised[kind](made);
       } catch { return; }
+    }
+    for (const asked of controls.nextQuestions()) {
+      try { await fetch("/api/ahead/estimate?" + asked, { signal: advising.signal }); } catch { return; }
     }
   }
 

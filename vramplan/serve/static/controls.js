@@ -180,6 +180,15 @@ const controls = (() => {
     writeAddress();
   }
 
+  /* What may be asked next: the batches beside this one, then the other precisions. */
+  function nextQuestions() {
+    if (!facts) return [];
+    const changed = (key, value) => { const asked = question.estimate(); asked.set(key, value); return asked; };
+    const now = Number(state.batch), above = BATCHES.filter((batch) => batch > now), below = BATCHES.filter((batch) => batch < now).reverse();
+    const batches = facts.fixed_batch === null ? [above[0], below[0], above[1], below[1]].filter(Boolean) : [];
+    return [...batches.map((batch) => changed("batch", batch)), ...facts.precisions[state.runtime].filter((name) => name !== state.precision).map((name) => changed("precision", name))];
+  }
+
   form.addEventListener("submit", (event) => event.preventDefault());
-  return { state, question, start, offer, rebuild: build };
+  return { state, question, nextQuestions, start, offer, rebuild: build };
 })();
