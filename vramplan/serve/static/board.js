@@ -4,7 +4,7 @@
    advice, which takes longer, is asked for once nothing moves, and then what may be asked next is solved ahead. */
 (() => {
   const { node, card } = page;
-  const REST_MS = 250;
+  const REST_MS = 250, SLOW_MS = 400;
   const main = document.getElementById("main"), problems = document.getElementById("problems"), said = document.getElementById("said");
   const found = { estimate: null, streams: null }, waiting = {}, failed = {};
   const ofStreams = {};
@@ -22,6 +22,7 @@
   async function ask(kind) {
     if (waiting[kind]) { waiting[kind] = "again"; return; }
     waiting[kind] = "asked";
+    const slow = setTimeout(() => { document.getElementById("took").textContent = "asking …"; }, SLOW_MS);
     try {
       const { made, problem, took } = await answer(`/api/${kind}?${controls.question[kind]()}`);
       failed[kind] = problem;
@@ -30,6 +31,7 @@
       if (error.message === "busy") waiting[kind] = "again";
       else failed[kind] = { message: "the board does not answer", hint: "Is vramplan serve still running?" };
     }
+    clearTimeout(slow);
     tell();
     const isAgain = waiting[kind] === "again";
     waiting[kind] = null;
@@ -60,9 +62,11 @@
     }
   }
 
+  /* A control has moved; null: several. */
   function moved(key) {
     advising?.abort();
     clearTimeout(rest);
+    if (key === null) { ask("estimate"); ask("streams"); return; }
     if (key === "model") { openModel(); return; }
     if (key === "runtime") controls.rebuild();
     const isMemory = ["runtime", "precision", "batch", "gpu", "dims", "shapes"].includes(key);
@@ -89,7 +93,8 @@
     estimate(made) {
       page.render(made);
       headed(main.querySelector(".verdict"), `Memory, ${runtimes[controls.state.runtime]}`);
-      if (!made.advised) main.querySelector(".is-remedy").replaceWith(waitingCard());
+      main.querySelector(".is-remedy").replaceWith(made.advised ? remedy(made) : waitingCard());
+      scale(made);
       document.getElementById("foot").replaceChildren("vramplan serve, on this machine: nothing leaves it. The numbers are those of --json. Charts: uPlot, MIT licence.");
       document.title = `${made.headline[0]}: vramplan board`;
       put();
@@ -99,7 +104,7 @@
       const pick = (selector) => nodes.find((each) => each.matches(selector));
       const drawn = { verdict: headed(pick(".verdict"), "Streams, TensorRT"), limits: pick("#limits"), cards: pick(".cards"), premises: pick("#premises") };
       drawn.verdict.querySelector("#sentence").id = "streams-sentence";
-      if (!made.advised) drawn.cards.querySelector(".is-remedy").replaceWith(waitingCard());
+      drawn.cards.querySelector(".is-remedy").replaceWith(made.advised ? remedy(made) : waitingCard());
       for (const [name, made] of Object.entries(drawn)) {
         made.classList.add("of-streams");
         if (ofStreams[name]?.isConnected) ofStreams[name].replaceWith(made);
@@ -109,25 +114,48 @@
     },
   };
 
-  /* The parts of the streams between those of the memory: both answers first, then what they are made of. */
+  /* Both answers first, then what they are made of, then the rest. */
   function put() {
     if (!found.estimate || !found.streams || ofStreams.verdict?.isConnected || !main.querySelector(".verdict")) return;
     const place = (selector) => main.querySelector(selector);
-    place(".verdict").after(ofStreams.verdict);
-    place("#budget").after(ofStreams.cards, ofStreams.limits);
+    place(".verdict").after(ofStreams.verdict, place("#budget"), ofStreams.limits);
+    place(".cards").after(ofStreams.cards);
     place(".notes").before(ofStreams.premises);
   }
 
+  /* What stands for a try: its flags, and a button that sets the controls to them. */
+  function remedy(made) {
+    const box = page.about(made, () => page.remedyCard(made.without.title, made.without.big, made.without.sentence));
+    for (const flags of box.querySelectorAll("code")) {
+      const text = flags.textContent;
+      if (controls.changesOf(text)) flags.after(node("button", { type: "button", class: "apply no-print", "aria-label": "Apply " + text, onclick: () => controls.apply(text) }, "apply"));
+    }
+    return box;
+  }
+
   const advised = {
-    estimate(made) {
-      page.about(made, () => main.querySelector(".is-remedy").replaceWith(page.remedyCard(made.without.title, made.without.big, made.without.sentence)));
-    },
-    streams(made) {
-      page.about(made, () => ofStreams.cards.querySelector(".is-remedy").replaceWith(page.remedyCard(made.without.title, made.without.big, made.without.sentence)));
-    },
+    estimate: (made) => main.querySelector(".cards:not(.of-streams) .is-remedy").replaceWith(remedy(made)),
+    streams: (made) => ofStreams.cards.querySelector(".is-remedy").replaceWith(remedy(made)),
   };
 
+  /* What a small screen keeps in sight while a slider moves. */
+  function glance() {
+    const { estimate, streams } = found, signs = { yes: "✓", no: "✗", doubt: "~", none: "→" };
+    document.getElementById("glance").replaceChildren(
+      ...(estimate ? [node("span", { class: estimate.state }, `${signs[estimate.state]} ${estimate.cells[0].total} ${estimate.cells[0].unit}`)] : []),
+      ...(streams ? [node("span", { class: streams.state }, `${signs[streams.state]} ${streams.cards[0].streams} streams (${streams.cards[0].range})`)] : []));
+  }
+
+  /* A bar that fills its row whatever the batch is would hide what a slider does: here the row is a power of two wide. */
+  function scale(made) {
+    if (made.limit.share !== null) return;
+    const full = made.report.rows[0].total_high_bytes, whole = 2 ** Math.ceil(Math.log2(full)), box = main.querySelector("#budget .bar-box");
+    box.style.width = (100 * full) / whole + "%";
+    box.closest("section").querySelector("p").append(` The row is ${page.size(whole)} wide.`);
+  }
+
   function show(kind, took) {
+    glance();
     document.getElementById("took").textContent = `answered in ${Math.round(took)} ms`;
     clearTimeout(telling);
     telling = setTimeout(() => { said.textContent = [found.estimate?.sentence, found.streams?.sentence].filter(Boolean).join(" "); }, 700);

@@ -9,6 +9,7 @@ const controls = (() => {
     require: "0", infer_every: "1", margin: "30", frames: "auto" };
   const SIZES = [["720p", "1280 × 720"], ["1080p", "1920 × 1080"], ["1440p", "2560 × 1440"], ["4k", "3840 × 2160"]];
   const WORDS = { tensorrt: "TensorRT", onnxruntime: "ONNX Runtime", torch: "PyTorch", "as-is": "as the file has it" };
+  const VIDEO = /^(\d+p|[48]k|\d+x\d+@?)(\d+(?:\.\d+)?)?$/;
   const MAX_STREAMS = 200;
   const form = document.getElementById("controls");
   const state = { ...DEFAULTS, dims: {}, shapes: [] };
@@ -18,7 +19,7 @@ const controls = (() => {
   function readAddress() {
     const asked = new URLSearchParams(location.search);
     for (const key of Object.keys(DEFAULTS)) if (asked.has(key)) state[key] = asked.get(key).slice(0, 200);
-    const video = /^(\d+p|[48]k|\d+x\d+@?)(\d+(?:\.\d+)?)?$/.exec(asked.get("video") || "");
+    const video = VIDEO.exec(asked.get("video") || "");
     if (video) [state.size, state.fps] = [video[1], video[2] || "30"];
     if (asked.has("margin")) state.margin = asked.get("margin").replace(/%$/, "");
     for (const text of asked.getAll("dim")) { const place = text.lastIndexOf("="); if (place > 0) state.dims[text.slice(0, place)] = text.slice(place + 1); }
@@ -149,14 +150,14 @@ const controls = (() => {
     const fixed = facts.fixed_batch;
     const focused = document.activeElement?.id;
     form.replaceChildren(
-      group("Model", choice("model", "Model", models()), upload(), sizes(),
-        choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
-        choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }]),
+      group("What runs", choice("model", "Model", models()), upload(), sizes(),
+        node("div", { class: "pair" }, choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
+          choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }])),
         fixed === null ? slider("batch", "Batch", BATCHES, (value) => `batch ${value}`, true) : node("p", { class: "small muted" }, `The file fixes the batch to ${fixed}.`),
         choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...cards()])),
-      group("Video streams", choice("size", "Picture", [{ options: SIZES }]),
+      group("What the cameras send", node("div", { class: "pair" }, choice("size", "Picture", [{ options: SIZES }]),
+        choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }])),
         slider("fps", "Frames a second", [1, 2, 5, 8, 10, 12, 15, 20, 25, 30, 50, 60], (value) => `${value} fps`),
-        choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }]),
         slider("require", "Streams that must fit", upTo(MAX_STREAMS), (value) => (value === "0" ? "just ask" : value)),
         slider("infer_every", "The model sees", upTo(10, 1, 1), (value) => (value === "1" ? "every frame" : `1 of ${value}`)),
         slider("margin", "Memory kept free", upTo(60, 5), (value) => `${value} %`),
@@ -189,6 +190,28 @@ const controls = (() => {
     return [...batches.map((batch) => changed("batch", batch)), ...facts.precisions[state.runtime].filter((name) => name !== state.precision).map((name) => changed("precision", name))];
   }
 
+  /* Flags of the command line as changes of the state; null where a flag has no control here. */
+  const FLAGS = { "--precision": "precision", "-b": "batch", "--gpu": "gpu", "--codec": "codec", "--infer-every": "infer_every", "--runtime": "runtime" };
+  function changesOf(flags) {
+    const words = flags.split(" "), changes = {};
+    for (let place = 0; place < words.length; place += 2) {
+      const [flag, value] = [words[place], words[place + 1]], video = flag === "--video" && VIDEO.exec(value), dim = flag === "--dim" && value.split("=");
+      if (FLAGS[flag]) changes[FLAGS[flag]] = value;
+      else if (video) Object.assign(changes, { size: video[1], fps: video[2] || "30" });
+      else if (dim) changes.dims = { ...state.dims, ...changes.dims, [dim[0]]: dim[1] };
+      else if (flag === "--margin" && value.endsWith("%")) changes.margin = value.slice(0, -1);
+      else return null;
+    }
+    return changes;
+  }
+
+  function apply(flags) {
+    Object.assign(state, changesOf(flags));
+    build();
+    writeAddress();
+    changed(null);
+  }
+
   form.addEventListener("submit", (event) => event.preventDefault());
-  return { state, question, nextQuestions, start, offer, rebuild: build };
+  return { state, question, nextQuestions, changesOf, apply, start, offer, rebuild: build };
 })();
