@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 import vramplan as vp
 from tests.serve.conftest import Asking
-from tests.serve.models import tiny_onnx
+from tests.serve.models import chain_onnx, tiny_onnx
+from vramplan.gpus import find_gpu
 from vramplan.report.streams_export import streams_json
 from vramplan.serve.questions import Named, read_estimate
-from vramplan.serve.solver import Solver
+from vramplan.serve.solver import Solver, _Model
 
 SIZES = ("dim=height%3D64", "dim=width%3D64")
 
@@ -76,6 +78,18 @@ def test_what_can_be_chosen_for_a_model(ask: Asking):
 
 def test_the_folder_is_listed_without_what_leads_out_of_it(ask: Asking):
     assert ask("/api/choices").json["files"] == ["tiny.onnx", "sub/deep.onnx"]
+
+
+def test_this_machine_s_own_card_is_offered_first(ask: Asking, monkeypatch: pytest.MonkeyPatch):
+    assert ask("/api/choices").json["own_gpu"] is None
+    monkeypatch.setattr("vramplan.serve.app.this_gpu", lambda: find_gpu("l4"))
+    assert ask("/api/choices").json["own_gpu"] == "l4"
+
+
+def test_of_a_large_model_less_is_kept(tmp_path: Path):
+    (tmp_path / "long.onnx").write_bytes(chain_onnx(20_001))
+    assert _Model.read(Named(name="long.onnx", path=str(tmp_path / "long.onnx"))).cells.most == 2
+    assert _Model.read(Named(name="yolov8n")).cells.most == 64
 
 
 def test_an_uploaded_model_is_estimated(ask: Asking):

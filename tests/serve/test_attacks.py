@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +19,12 @@ from onnx import TensorProto, load_from_string
 from tests.serve.conftest import MAX_UPLOAD_BYTES, Answered, Asking
 from tests.serve.models import chain_onnx, tiny_onnx
 from vramplan.serve.app import Board, Settings
-from vramplan.serve.desk import Process
+from vramplan.serve.desk import Answers, Desk, Process
 from vramplan.serve.guard import HEADERS, Hosts
 from vramplan.serve.questions import Named, key_of, read_estimate
+from vramplan.serve.solver import Solver
+from vramplan.serve.worker import answer
+from vramplan.units import GIB
 
 Serve = Callable[[Board], AbstractContextManager[Asking]]
 
@@ -183,6 +189,37 @@ def test_an_upload_in_chunks_is_counted(ask: Asking):
     assert not list(ask.board.shelf.uploads.rglob("m.onnx"))
 
 
+def test_one_file_is_received_at_a_time(ask: Asking):
+    head = "POST /api/upload?name=slow.onnx HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\n"
+    with socket.create_connection(("127.0.0.1", ask.port)) as slow:
+        slow.sendall(f"{head}Content-Length: 1000\r\n\r\nxxx".encode())
+        while not ask.board.receiving.locked():
+            time.sleep(0.01)
+        assert ask.upload(tiny_onnx()).status == 503
+    while ask.board.receiving.locked():
+        time.sleep(0.01)
+    assert ask.upload(tiny_onnx()).status == 201
+    assert not list(ask.board.shelf.uploads.rglob("slow.onnx"))
+
+
+def test_whoever_says_nothing_is_hung_up_on(folder: Path, serve_board: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vramplan.serve.server.HEAD_S", 0.3)
+    with serve_board(Board(Settings(folder=folder))) as ask:
+        assert ask.raw(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n") == b""
+        assert ask("/").status == 200
+
+
+def test_lines_are_not_held_without_an_end(folder: Path, serve_board: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vramplan.serve.server.MOST_CONNECTIONS", 3)
+    with serve_board(Board(Settings(folder=folder))) as ask, contextlib.ExitStack() as held:
+        lines = [held.enter_context(socket.create_connection(("127.0.0.1", ask.port), timeout=10)) for _ in range(4)]
+        with contextlib.suppress(ConnectionResetError):
+            assert lines[3].recv(100) == b""
+        lines[0].close()
+        time.sleep(0.2)
+        assert ask("/").status == 200
+
+
 def test_only_the_newest_uploads_are_kept(ask: Asking):
     names = [ask.upload(tiny_onnx(), name=f"m{index}.onnx").json["model"] for index in range(10)]
     assert ask.get("/api/model", model=names[0]).status == 422
@@ -212,6 +249,40 @@ def test_a_question_that_takes_too_long_ends_with_its_process(tmp_path: Path):
     status, _ = process.ask(key_of(read_estimate([], lambda _: Named(name="yolov8n"))))
     assert status == 200
     process.end()
+
+
+def test_a_model_that_needs_all_memory_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def greedy(*_: object) -> None:
+        raise MemoryError
+
+    solver = Solver()
+    monkeypatch.setattr(solver.__class__, "answer", greedy)
+    status, body = answer(solver, key_of(read_estimate([], lambda _: Named(name="yolov8n"))))
+    assert status == 422
+    assert b"more memory than the board gives" in body
+
+
+def test_the_process_that_answers_has_a_limit_of_memory():
+    process = Process(60)
+    process.ask(key_of(read_estimate([], lambda _: Named(name="yolov8n"))))
+    limits = Path(f"/proc/{process.start().pid}/limits").read_text()
+    process.end()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max data size")]
+    assert int(line.split()[3]) == 8 * GIB
+
+
+def test_who_waits_too_long_for_the_turn_is_told_so():
+    async def ask_twice() -> list[tuple[int, bytes]]:
+        desk = Desk(Answers(), timeout_s=0.2)
+        desk.process.ask = lambda key: (time.sleep(0.6), (200, b"{}"))[1]  # type: ignore[method-assign]
+
+        async def stays() -> bool:
+            return False
+
+        return await asyncio.gather(desk.ask("a", stays), desk.ask("b", stays))
+
+    first, second = asyncio.run(ask_twice())
+    assert (first[0], second[0]) == (200, 503)
 
 
 def test_too_many_questions_are_refused_and_the_others_answered(ask: Asking):

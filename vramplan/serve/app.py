@@ -12,16 +12,18 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vramplan.device.this_gpu import this_gpu
 from vramplan.errors import ModelError, VramplanError
-from vramplan.gpus import all_gpus
+from vramplan.gpus import all_gpus, find_gpu
 from vramplan.report.html.page import BARRED, CHARTED, STYLES
-from vramplan.serve.desk import GONE, Answers, Desk, Reply
+from vramplan.serve.desk import BUSY, GONE, Answers, Desk, Reply
 from vramplan.serve.guard import Guard, Hosts, error
 from vramplan.serve.questions import ModelQuestion, Named, Question, key_of, read_estimate, read_model, read_streams
 from vramplan.serve.shelf import MAX_UPLOAD_BYTES, Shelf, TooLargeError
@@ -58,6 +60,7 @@ class Board:
         answers = Answers()
         self.now = Desk(answers, timeout_s=settings.timeout_s)
         self.later = Desk(answers, timeout_s=settings.timeout_s)
+        self.receiving = asyncio.Lock()
         self.shelf = Shelf(folder=settings.folder, uploads=settings.folder, max_upload_bytes=settings.max_upload_bytes)
 
     @contextlib.asynccontextmanager
@@ -104,7 +107,7 @@ def make_app(board: Board) -> Guard:
         return solve
 
     async def choices(_: Request) -> Response:
-        return Response(to_bytes(_choices(board.shelf)), media_type="application/json")
+        return Response(to_bytes(await to_thread.run_sync(_choices, board.shelf)), media_type="application/json")
 
     async def upload(request: Request) -> Response:
         return await _upload(board, request)
@@ -168,23 +171,30 @@ def _choices(shelf: Shelf) -> dict[str, object]:
         "files": shelf.listed(),
         "uploads": shelf.uploaded,
         "gpus": [{"key": gpu.key, "name": gpu.name, "family": gpu.family} for gpu in all_gpus()],
+        "own_gpu": _own_gpu(),
         "codecs": [codec.value for codec in Codec],
         "max_upload_bytes": shelf.max_upload_bytes,
     }
+
+
+def _own_gpu() -> str | None:
+    """The key of this machine's own card, where it has one of the catalogue."""
+    try:
+        return find_gpu(this_gpu().key).key
+    except VramplanError:
+        return None
 
 
 async def _upload(board: Board, request: Request) -> Response:
     """``POST /api/upload?name=model.onnx`` with the file as the body: it is kept only if it can be read as ONNX."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":
         return error(415, "an upload is application/octet-stream", "Send the bytes of the .onnx file as the body.")
-    try:
+    if board.receiving.locked():
+        return error(BUSY, "another file is being received", "Send one after the other.")
+    async with board.receiving:
         named = await _taken(board, request)
-    except TooLargeError as problem:
-        return error(413, str(problem), "Put it into the folder that the board is started in.")
-    except TimeoutError:
-        return error(408, f"the file did not arrive within {UPLOAD_TIMEOUT_S:g} s")
-    except ClientDisconnect:
-        return error(GONE, "the upload was broken off")
+    if isinstance(named, Response):
+        return named
     status, body = await board.now.ask(key_of(ModelQuestion(model=named)), request.is_disconnected)
     if status != OK:
         board.shelf.drop(named.name)
@@ -193,10 +203,16 @@ async def _upload(board: Board, request: Request) -> Response:
     return Response(to_bytes(kept), 201, media_type="application/json")
 
 
-async def _taken(board: Board, request: Request) -> Named:
-    """The file as it arrives. One that says beforehand that it is too large is not even read."""
+async def _taken(board: Board, request: Request) -> Named | Response:
+    """The file as it arrives, or why it is not taken. One that says beforehand that it is too large is not even read."""
     length = request.headers.get("content-length", "")
-    if length.isdigit():
-        board.shelf.check_size(int(length))
-    async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-        return await board.shelf.take(request.query_params.get("name", ""), request.stream())
+    try:
+        board.shelf.check_size(int(length) if length.isdigit() else 0)
+        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+            return await board.shelf.take(request.query_params.get("name", ""), request.stream())
+    except TooLargeError as problem:
+        return error(413, str(problem), "Put it into the folder that the board is started in.")
+    except TimeoutError:
+        return error(408, f"the file did not arrive within {UPLOAD_TIMEOUT_S:g} s")
+    except ClientDisconnect:
+        return error(GONE, "the upload was broken off")

@@ -125,11 +125,6 @@ class Desk:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody is asking."""
-        return not self._waiting
-
     async def ask(self, key: str, is_gone: Callable[[], Awaitable[bool]]) -> Reply:
         """The answer, kept or made. Nothing is computed for somebody who has left meanwhile."""
         if (body := self._answers.find(key)) is not None:
@@ -138,14 +133,23 @@ class Desk:
             return BUSY, error_bytes(f"{self._waiting} questions are waiting", "Ask again in a moment.")
         self._waiting += 1
         try:
-            async with self._turn:
-                if await is_gone():
-                    return GONE, error_bytes("nobody waits for the answer")
-                if (body := self._answers.find(key)) is not None:
-                    return OK, body
-                reply = await to_thread.run_sync(self.process.ask, key)
+            async with asyncio.timeout(self.process.timeout_s):
+                await self._turn.acquire()
+            try:
+                return await self._answered(key, is_gone)
+            finally:
+                self._turn.release()
+        except TimeoutError:
+            return BUSY, error_bytes("others are still waiting for their answers", "Ask again in a moment.")
         finally:
             self._waiting -= 1
+
+    async def _answered(self, key: str, is_gone: Callable[[], Awaitable[bool]]) -> Reply:
+        if await is_gone():
+            return GONE, error_bytes("nobody waits for the answer")
+        if (body := self._answers.find(key)) is not None:
+            return OK, body
+        reply = await to_thread.run_sync(self.process.ask, key)
         if reply[0] == OK:
             self._answers.keep(key, reply[1])
         return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
@@ -16,13 +17,27 @@ from vramplan.serve.app import Board, Settings, make_app
 from vramplan.serve.guard import HEADERS
 from vramplan.serve.worker import error_bytes
 
+MOST_CONNECTIONS = 200
+HEAD_S = 15.0
+"""Seconds until a connection must have asked something."""
+
 _BACKLOG = 64
 _HEAD_BYTES = 32 * 1024
 _END_S = 3
 
 
 class _Protocol(H11Protocol):
-    """HTTP as uvicorn speaks it; what is no HTTP is refused like everything else here."""
+    """HTTP as uvicorn speaks it; what is no HTTP is refused like everything else here, and nobody just holds the line."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        self.loop.call_later(HEAD_S, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         body = error_bytes(msg)

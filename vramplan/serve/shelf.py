@@ -22,6 +22,7 @@ from vramplan.units import MIB, format_bytes
 
 MAX_UPLOAD_BYTES = 1024 * MIB
 MOST_UPLOADS = 8
+MOST_KEPT_BYTES = 4096 * MIB
 MOST_LISTED = 200
 _DEEPEST = 3
 _MOST_LOOKED_AT = 20_000
@@ -98,9 +99,12 @@ class Shelf:
             shutil.rmtree(place, ignore_errors=True)
             raise
         self._uploaded[key] = path
-        for oldest in list(self._uploaded)[:-MOST_UPLOADS]:
-            self.drop(oldest)
+        while len(self._uploaded) > MOST_UPLOADS or self._kept_bytes() > max(MOST_KEPT_BYTES, self.max_upload_bytes):
+            self.drop(next(iter(self._uploaded)))
         return self.find(key)
+
+    def _kept_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._uploaded.values())
 
     async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> None:
         size_bytes = 0

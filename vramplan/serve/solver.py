@@ -33,6 +33,9 @@ MOST_MODELS = 4
 MOST_KEPT = 64
 """Of each kind, and for each model: graphs of a batch, cells, engines of a precision."""
 
+MOST_KEPT_OPS = 60_000
+"""Ops of all that is kept of a kind: of a very large model only what was made last stays."""
+
 Json = dict[str, Any]
 Made = TypeVar("Made")
 
@@ -59,16 +62,17 @@ class Kept(OrderedDict[Hashable, Any]):
 class _Model:
     """One model that was read, and what was made of it."""
 
-    name: str
     source: Source
-    bounds: Kept = field(default_factory=lambda: Kept(MOST_KEPT))
-    cells: Kept = field(default_factory=lambda: Kept(MOST_KEPT))
-    engines: Kept = field(default_factory=lambda: Kept(MOST_KEPT))
+    bounds: Kept
+    cells: Kept
+    engines: Kept
     _module: TorchModel | None = None
 
     @classmethod
     def read(cls, named: Named) -> _Model:
-        return cls(name=named.name, source=open_model(named.path or named.name))
+        source = open_model(named.path or named.name)
+        most = max(2, min(MOST_KEPT, MOST_KEPT_OPS // max(1, source.onnx.node_count)))
+        return cls(source=source, bounds=Kept(most), cells=Kept(most), engines=Kept(most))
 
     @property
     def is_zoo(self) -> bool:

@@ -16,9 +16,11 @@ from typing import IO, Any
 from vramplan.errors import InternalError, MachineError, ModelError, UsageError, VramplanError
 from vramplan.serve.questions import read_key
 from vramplan.serve.solver import Solver
+from vramplan.units import GIB
 
 LENGTH = struct.Struct(">I")
-OK, OUR_BUG = 200, 500
+OK, TOO_LARGE, OUR_BUG = 200, 422, 500
+MOST_MEMORY_BYTES = 8 * GIB
 _STATUS: tuple[tuple[type[VramplanError], int], ...] = (
     (UsageError, 400), (ModelError, 422), (MachineError, 501), (InternalError, OUR_BUG),
 )  # fmt: skip
@@ -26,6 +28,7 @@ _STATUS: tuple[tuple[type[VramplanError], int], ...] = (
 
 def main() -> None:
     """Answer until nobody asks any more. What libraries print goes to standard error."""
+    limit_memory()
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     solver = Solver()
@@ -39,6 +42,17 @@ def main() -> None:
         gc.freeze()
 
 
+def limit_memory() -> None:
+    """No model makes this process take all of the machine's memory: beyond the limit it is an error."""
+    try:
+        import resource  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MOST_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MOST_MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 def answer(solver: Solver, key: str) -> tuple[int, bytes]:
     """The HTTP status and the JSON for the question behind *key*; errors are answers too."""
     try:
@@ -46,6 +60,8 @@ def answer(solver: Solver, key: str) -> tuple[int, bytes]:
     except VramplanError as error:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), OUR_BUG)
         return status, error_bytes(error.message, error.hint)
+    except MemoryError:
+        return TOO_LARGE, error_bytes("the model needs more memory than the board gives an estimate", "Use vramplan estimate.")
     except Exception as error:  # our bug: the browser hears of it, and the terminal says where
         _tell(error)
         return OUR_BUG, error_bytes(f"internal error: {type(error).__name__}", "Please report it, with the question.")

@@ -57,6 +57,7 @@ const controls = (() => {
     const asked = question.estimate(), more = question.streams();
     for (const key of ["video", "codec", "infer_every", "margin", "require"]) if (more.has(key)) asked.set(key, more.get(key));
     asked.set("frames", state.frames);
+    if (!state.gpu && !state.vram) asked.set("gpu", "");
     history.replaceState(null, "", "?" + asked.toString().replaceAll("%3A", ":").replaceAll("%2F", "/"));
   }
 
@@ -137,10 +138,12 @@ const controls = (() => {
     return node("div", { class: "field" }, node("div", { class: "pair" }, fields), shapes);
   }
 
+  const short = (name) => name.replace(/^NVIDIA /, "").replace(/^GeForce /, "");
+  const own = () => choices.gpus.filter((each) => each.key === choices.own_gpu).map((each) => ({ label: "This machine", options: [[each.key, short(each.name)]] }));
+
   function cards() {
     const families = { geforce: "GeForce", datacenter: "Data centre", workstation: "Workstation", jetson: "Jetson", "unified-desktop": "Desktop" };
-    const short = (name) => name.replace(/^NVIDIA /, "").replace(/^GeForce /, "");
-    return Object.entries(families).map(([family, label]) => ({ label, options: choices.gpus.filter((each) => each.family === family).map((each) => [each.key, short(each.name)]) }));
+    return Object.entries(families).map(([family, label]) => ({ label, options: choices.gpus.filter((each) => each.family === family && each.key !== choices.own_gpu).map((each) => [each.key, short(each.name)]) }));
   }
 
   function build() {
@@ -154,7 +157,7 @@ const controls = (() => {
         node("div", { class: "pair" }, choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
           choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }])),
         fixed === null ? slider("batch", "Batch", BATCHES, (value) => `batch ${value}`, true) : node("p", { class: "small muted" }, `The file fixes the batch to ${fixed}.`),
-        choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...cards()])),
+        choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...own(), ...cards()])),
       group("What the cameras send", node("div", { class: "pair" }, choice("size", "Picture", [{ options: SIZES }]),
         choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }])),
         slider("fps", "Frames a second", [1, 2, 5, 8, 10, 12, 15, 20, 25, 30, 50, 60], (value) => `${value} fps`),
@@ -170,6 +173,7 @@ const controls = (() => {
     readAddress();
     [changed, refused] = [onchange, onrefused];
     choices = await (await fetch("/api/choices")).json();
+    if (choices.own_gpu && !new URLSearchParams(location.search).has("gpu")) state.gpu = choices.own_gpu;
   }
 
   /* Take over what is known of a model, and offer what goes with it. */
