@@ -5,6 +5,7 @@
     VramplanError          exit code
     ├── UsageError         2   the command or call is wrong
     ├── ModelError         3   the model cannot be read
+    │   └── RefusedError   3   a runtime that is installed here does not take it
     ├── MachineError       4   this machine lacks a library, a GPU or a driver
     ├── MeasurementError   5   a measurement was tried and failed
     └── InternalError      70  our bug
@@ -47,6 +48,10 @@ class ModelError(VramplanError):
     """The model file cannot be read or makes no sense (exit code 3)."""
 
     exit_code = 3
+
+
+class RefusedError(ModelError):
+    """A runtime that is installed here says that it would not run the model (exit code 3)."""
 
 
 class MachineError(VramplanError):

@@ -37,7 +37,7 @@ from vramplan.strict_json import MAX_TEXT_CHARS
 from vramplan.sweep import sweep
 from vramplan.verdict import Limit, find_limit
 
-_LIBRARIES = {"torch": ("torch", "nvidia-cudnn-cu13"), "onnxruntime": ("nvidia-cudnn-cu13",)}
+_LIBRARIES = {"torch": ("torch", "nvidia-cudnn-cu13"), "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "nvidia-cudnn-cu13")}
 """What decides an estimate besides vramplan, by runtime: PyTorch traces, cuDNN (where it is installed) chooses algorithms."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vramplan.choosing import find_runtime, why_not
 from vramplan.engine import estimate_engine
-from vramplan.errors import UsageError
+from vramplan.errors import RefusedError, UsageError
 from vramplan.estimate import open_module, solve, solve_module
 from vramplan.gpus import Gpu
 from vramplan.held import Bound, bind
@@ -107,18 +107,28 @@ def sweep(
     source = open_model(model) if axes.runtimes != ("torch",) else None
     module = open_module(model, options) if "torch" in axes.runtimes else None
     bounds = {batch: bind(source, batch, options) for batch in axes.batches} if source else {}
-    cells: list[Estimate] = []
+    solved: list[tuple[Estimate, int | None]] = []
+    refusals: list[RefusedError] = []
     asked = tuple(axes)
     for runtime, precision, batch in asked:
-        tell(f"{runtime}, {precision}" + (f", batch {batch}" if batch else ""), done=len(cells), total=len(asked))
-        if runtime == "torch" and module is not None:
-            cells.append(solve_module(module, batch, precision, options.only(runtime)))
-        else:
-            cells.append(solve(bounds[batch], precision, runtime, options.only(runtime)))
+        tell(f"{runtime}, {precision}" + (f", batch {batch}" if batch else ""), done=len(solved), total=len(asked))
+        own = options.only(runtime)
+        try:
+            if runtime == "torch" and module is not None:
+                solved.append((solve_module(module, batch, precision, own), batch))
+            else:
+                solved.append((solve(bounds[batch], precision, runtime, own), batch))
+        except RefusedError as error:  # the rows of other runtimes stay
+            refusals.append(error)
+    if not solved:
+        raise refusals[0]
     return Sweep(
-        cells=tuple(cells),
-        batches=tuple(batch for _, _, batch in asked),
-        notes=tuple(axes.gaps()),
+        cells=tuple(cell for cell, _ in solved),
+        batches=tuple(batch for _, batch in solved),
+        notes=(
+            *(() if refusals else axes.gaps()),
+            *dict.fromkeys(f"no row of onnxruntime: {error.message}" for error in refusals),
+        ),
         source=source,
         module=module,
         options=options,

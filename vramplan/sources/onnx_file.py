@@ -48,6 +48,7 @@ _OTHER_FORMATS = (
 class OnnxModel:
     """A model as its file has it, with dimensions still open. ``path`` is None for a model that came as bytes.
 
+    ``structure`` is the model without its large values, serialized.
     ``inputs`` and ``outputs`` are as declared; initializers that old files list as inputs are not among them.
     """
 
@@ -60,6 +61,7 @@ class OnnxModel:
     outputs: tuple[Declared, ...]
     node_count: int
     tree: Tree = field(repr=False)
+    structure: bytes = field(repr=False)
     modified_ns: int = field(default=0, repr=False)
     digest: str = field(default="", repr=False)
 
@@ -170,6 +172,7 @@ def _model(structure: Structure, where: str, folder: str | None) -> OnnxModel:
         outputs=tree.body.outputs,
         node_count=check_expansion(tree, where=where),
         tree=tree,
+        structure=structure.model_bytes,
     )
 
 

@@ -53,9 +53,14 @@ class SessionPlan:
     notes: tuple[str, ...]
 
 
-def plan_session(graph: Graph, options: SessionOptions, declared: Declared, workspaces: ConvWorkspaces) -> SessionPlan:
-    """What a session of *graph* and its runs hold. UsageError when that is more than ``gpu_mem_limit``."""
-    return _Solver(prepare(graph, options, declared), options, workspaces).solved()
+def plan_session(
+    graph: Graph, options: SessionOptions, declared: Declared, workspaces: ConvWorkspaces, *, is_optimised: bool = False
+) -> SessionPlan:
+    """What a session of *graph* and its runs hold. UsageError when that is more than ``gpu_mem_limit``.
+
+    *is_optimised* says that *graph* is what ONNX Runtime made of the file, in its order.
+    """
+    return _Solver(prepare(graph, options, declared, is_optimised=is_optimised), options, workspaces).solved()
 
 
 class _Solver:
@@ -227,8 +232,8 @@ class _Solver:
     def notes(self) -> Iterator[str]:
         """Doubts about this estimate."""
         yield (
-            "ONNX Runtime: the graph is optimised by rules of our own; the arena depends on the order of the weights, which"
-            " differs from process to process: low and high include the orders tried"
+            "ONNX Runtime: the arena depends on the order of the weights, which differs from process to process: low and high"
+            " include the orders tried"
         )
         yield from self.prepared.placement.notes
         if any(node.op in ("Conv", "ConvTranspose") for node in self.prepared.nodes):

@@ -67,10 +67,10 @@ class Prepared:
         return not self.placement.host.issuperset(node.writes)
 
 
-def prepare(graph: Graph, options: SessionOptions, declared: Declared) -> Prepared:
-    """Rewrite, order, place and plan *graph*."""
-    rewritten = rewrite(graph, options.level, is_static=declared.is_static)
-    nodes = execution_order(rewritten.nodes)
+def prepare(graph: Graph, options: SessionOptions, declared: Declared, *, is_optimised: bool = False) -> Prepared:
+    """Rewrite, order, place and plan *graph*; one that a session has optimised itself is rewritten and ordered already."""
+    rewritten = rewrite(graph, "disabled" if is_optimised else options.level, is_static=declared.is_static)
+    nodes = rewritten.nodes if is_optimised else execution_order(rewritten.nodes)
     placement = place(nodes, rewritten.tensors, frozenset(rewritten.initializers))
     shared = share_buffers(nodes, rewritten.tensors, outputs=rewritten.outputs, reuses=declared.knows_sides)
     absent = placement.host - placement.copies

@@ -1,0 +1,56 @@
+"""A graph that ONNX Runtime has optimised itself, for the CPU, as a session of the CUDA provider would have it.
+
+Two things differ. The CPU has few kernels for half precision, so a file of that type was given to it in single precision: its
+types come back here. And a mask that is added before a Softmax joins it on CUDA only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from vramplan.dtypes import DType
+from vramplan.graph import Graph, Node, Tensor
+from vramplan.runtimes.onnxruntime.rewrites import MICROSOFT
+
+
+def for_cuda(graph: Graph, original: Graph, *, joins_masks: bool) -> Graph:
+    """*graph* without what is the CPU's; *original* is the graph of the file, which has the types and the order of the weights.
+
+    *joins_masks* makes BiasSoftmax, as the extended level does.
+    """
+    places = {name: index for index, name in enumerate(original.weights)}
+    return replace(
+        graph,
+        tensors=_typed(graph.tensors, original.tensors),
+        nodes=tuple(_biased(graph.nodes, frozenset(graph.outputs))) if joins_masks else graph.nodes,
+        weights=tuple(sorted(graph.weights, key=lambda name: places.get(name, len(places)))),
+    )
+
+
+def _typed(tensors: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the file knows has its type; what a fusion made of half precision has that."""
+    half = next((tensor.dtype for tensor in original.values() if tensor.dtype.is_float and tensor.dtype.bits == 16), None)
+    found = {}
+    for name, tensor in tensors.items():
+        dtype = original[name].dtype if name in original else tensor.dtype
+        is_new_single = name not in original and dtype is DType.FLOAT32
+        found[name] = replace(tensor, dtype=half if half is not None and is_new_single else dtype)
+    return found
+
+
+def _biased(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
+    """BiasSoftmax: an Add whose only reader is a Softmax is part of it."""
+    reads = Counter(name for node in nodes for name in node.reads)
+    sums = {node.outputs[0]: node for node in nodes if node.op == "Add" and node.outputs[0] not in outputs}
+    joined = {
+        node.inputs[0] for node in nodes if node.op == "Softmax" and node.inputs[0] in sums and reads[node.inputs[0]] == 1
+    }
+    found = []
+    for node in nodes:
+        if node.op == "Softmax" and node.inputs[0] in joined:
+            found.append(replace(node, op="BiasSoftmax", domain=MICROSOFT, inputs=sums[node.inputs[0]].inputs))
+        elif not joined.intersection(node.writes):
+            found.append(node)
+    return found

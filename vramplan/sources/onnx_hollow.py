@@ -1,0 +1,158 @@
+"""A model with zeros for its weights: what a runtime is given that is only asked what it makes of the graph.
+
+The structure of a file has no large values (`protobuf_scan`). Here each of them becomes external data in one file of zeros, as
+long as the largest needs, which takes no room on a disk that knows holes. So a runtime reads none of the user's weights, needs
+none of their files, and follows no path that a stranger's model names.
+
+Half precision becomes single: the CPU has hardly any kernels for it, and what has no kernel does not fuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import numpy_helper
+
+from vramplan.dtypes import DType
+from vramplan.sources.onnx_types import DTYPES, expected_bytes
+
+ZEROS = "zeros"
+"""The name of the file beside the model."""
+
+_A, _T = onnx.AttributeProto, onnx.TensorProto
+_HALF = frozenset({_T.FLOAT16, _T.BFLOAT16})
+_VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hollow:
+    """``model_bytes`` wants ``zeros_bytes`` of zeros beside it; all that is hollow together has ``total_bytes``.
+
+    ``hides_integers``: some of it may have said shapes, so that a runtime may stumble over zeros in its place.
+    """
+
+    model_bytes: bytes
+    zeros_bytes: int
+    total_bytes: int
+    hides_integers: bool
+
+
+def hollow(structure: bytes) -> Hollow | None:
+    """The model of *structure*, a serialized ``ModelProto`` without large values.
+
+    None where a value cannot be left to a file, and where half and single precision are cast to each other: that cannot be told
+    in single precision alone.
+    """
+    model = onnx.ModelProto.FromString(structure)
+    bodies = [*_graphs(model.graph), *(inner for function in model.functions for inner in _graphs(function))]
+    for graph in bodies[: len(bodies) - len(model.functions)]:
+        _lift_constants(graph)
+    if not _can_be_hollow(bodies) or (_has_half(bodies) and not _widen(bodies)):
+        return None
+    hollows = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer if _is_hollow(tensor)]
+    dtypes = [DTYPES.get(tensor.data_type, DType.STRING) for tensor in hollows]
+    if DType.STRING in dtypes:
+        return None
+    sizes = [expected_bytes(dtype, list(tensor.dims)) for dtype, tensor in zip(dtypes, hollows, strict=True)]
+    for tensor, size_bytes in zip(hollows, sizes, strict=True):
+        _point(tensor, size_bytes)
+    return Hollow(
+        model_bytes=model.SerializeToString(),
+        zeros_bytes=max(sizes, default=0),
+        total_bytes=sum(sizes),
+        hides_integers=not all(dtype.is_float for dtype in dtypes),
+    )
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """*graph* and those inside it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.type == _A.GRAPH else ()), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _lift_constants(graph: Any) -> None:
+    """Constant nodes without their values become initializers, which may be external."""
+    for node in list(graph.node):
+        hollows = [tensor for tensor in _tensors(node) if _is_hollow(tensor)]
+        if node.op_type == "Constant" and len(hollows) == 1 and len(node.output) == 1 and hasattr(graph, "initializer"):
+            graph.initializer.add().CopyFrom(hollows[0])
+            graph.initializer[-1].name = node.output[0]
+            graph.node.remove(node)
+
+
+def _can_be_hollow(bodies: list[Any]) -> bool:
+    """Whether all that lacks its values is an initializer."""
+    has_hollow_attribute = any(_is_hollow(tensor) for body in bodies for node in body.node for tensor in _tensors(node))
+    return not has_hollow_attribute and not any(getattr(body, "sparse_initializer", ()) for body in bodies)
+
+
+def _tensors(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.type == _A.TENSOR:
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def _is_hollow(tensor: Any) -> bool:
+    """Whether it should have values and has none here; also where they lie in a file."""
+    is_external = tensor.data_location == _T.EXTERNAL
+    return 0 not in tensor.dims and (is_external or not any(len(getattr(tensor, name)) for name in _VALUES))
+
+
+def _point(tensor: Any, size_bytes: int) -> None:
+    tensor.data_location = _T.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", ZEROS), ("offset", "0"), ("length", str(size_bytes))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+
+
+def _has_half(bodies: list[Any]) -> bool:
+    values = (value.type.tensor_type.elem_type for body in bodies for value in _described(body))
+    tensors = (tensor.data_type for body in bodies for tensor in _all_tensors(body))
+    types = (item.i for body in bodies for node in body.node for item in node.attribute if item.name in ("to", "dtype"))
+    return not _HALF.isdisjoint((*values, *tensors, *types))
+
+
+def _widen(bodies: list[Any]) -> bool:
+    """Make half precision single; False, and nothing to be used, where there are casts between the two."""
+    for body in bodies:
+        for node in body.node:
+            for attribute in node.attribute:
+                if node.op_type == "Cast" and attribute.name == "to" and attribute.i in (_T.FLOAT, *_HALF):
+                    return False
+                if attribute.name == "dtype" and attribute.i in _HALF:
+                    attribute.i = _T.FLOAT
+        for value in _described(body):
+            if value.type.tensor_type.elem_type in _HALF:
+                value.type.tensor_type.elem_type = _T.FLOAT
+        for tensor in _all_tensors(body):
+            if tensor.data_type in _HALF:
+                _widen_tensor(tensor)
+    return True
+
+
+def _widen_tensor(tensor: Any) -> None:
+    if _is_hollow(tensor):
+        tensor.data_type = _T.FLOAT
+        return
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+
+
+def _described(body: Any) -> Iterator[Any]:
+    """Values whose types are written down; those of a function's inputs are not."""
+    yield from body.value_info
+    if isinstance(body, onnx.GraphProto):
+        yield from (*body.input, *body.output)
+
+
+def _all_tensors(body: Any) -> Iterator[Any]:
+    yield from getattr(body, "initializer", ())
+    for node in body.node:
+        yield from _tensors(node)
