@@ -35,13 +35,18 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpRequests:
-    """What one run of an op asks for, in order: bytes, what for, and by which name; ``index`` is its op's in the program."""
+    """What one run of an op asks for, in order: bytes, what for, and by which name; ``index`` is its op's in the program.
+
+    Its events are ``[start, stop)``; an op that asks for nothing and frees nothing has none.
+    """
 
     name: str
     index: int
     requests: tuple[Request, ...] = ()
     roles: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    start: int = 0
+    stop: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -151,6 +156,8 @@ def _run(program: MemoryProgram, op_index: int, start: int, stop: int) -> OpRequ
         requests=tuple(Request(program.buffers[index].size_bytes, index in freed) for index in held),
         roles=tuple(program.buffers[index].role.value for index in held),
         names=tuple(program.buffers[index].name for index in held),
+        start=start,
+        stop=stop,
     )
 
 

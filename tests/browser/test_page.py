@@ -15,18 +15,22 @@ import pytest
 
 import vramplan as vp
 from tests.cli.cells import cell
+from tests.measured import measurement
 from tests.recordings import RECORDING
 from vramplan.gpus import find_gpu
+from vramplan.replaying import replay
 from vramplan.report.content import Report
-from vramplan.report.html import estimate_page, streams_page
+from vramplan.report.html import estimate_page, streams_page, verification_page
 from vramplan.result import LiveBuffer, PeakMoment
 from vramplan.sweep import sweep
 from vramplan.units import GIB, MIB, format_bytes
 from vramplan.verdict import judge
+from vramplan.verification import compare
 
 pytestmark = pytest.mark.browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+RECORDED_RUN = Path(__file__).parents[1] / "traces" / "data" / "yolov8s_fp16_contiguous_b8.json.gz"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\x1b\u202e\u2028"
 
 
@@ -231,4 +235,46 @@ def test_a_page_can_be_drawn_again_with_other_numbers(chromium: Any, tmp_path: P
     assert page.locator("#sentence").inner_text() == "Other numbers."
     assert page.locator(".uplot").count() == 2
     assert page.locator("#h-timeline").inner_text() == "Memory over time · fp32 at batch 1"
+    assert problems == []
+
+
+@pytest.fixture(scope="module")
+def verification() -> Any:
+    pytest.importorskip("torch")
+    expected = vp.estimate("yolov8s", batch=8, precision="fp16", runtime="torch", gpu="h200")
+    return compare(expected, measurement(model="yolov8s", batch=8), replay(RECORDED_RUN), tolerance=0.05)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_verification_lays_the_measured_over_the_predicted(chromium: Any, tmp_path: Path, verification: Any, width: int):
+    viewport = {"width": width, "height": 900}
+    page, problems = _open(chromium, tmp_path / "page.html", verification_page(verification), viewport=viewport)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".uplot").count() == 4
+    shown = page.locator("#parts tbody tr:not(.group) td:nth-child(4)").all_inner_texts()
+    total, *parts = [*verification.rows[-1:], *verification.rows[:-1]]
+    assert shown[:8] == [format_bytes(row.measured_bytes) for row in (total, *parts)]
+    assert page.locator(".pair .predicted").count() == page.locator(".pair .measured").count() == 12
+    assert problems == []
+
+
+def test_the_overlay_is_read_zoomed_and_stepped(chromium: Any, tmp_path: Path, verification: Any):
+    page, problems = _open(chromium, tmp_path / "page.html", verification_page(verification))
+    readout, over = page.locator("#overlay-readout"), page.locator("#overlay .u-over").first
+    assert "the largest residual" in readout.inner_text()
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 40)
+    assert readout.inner_text().startswith("steady")
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 45, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 2, box["y"] + 40)
+    assert readout.inner_text().startswith("steady")
+    page.locator("#overlay .chart").focus()
+    page.keyboard.press("0")
+    page.keyboard.press("p")
+    assert "the largest residual" in readout.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "the largest residual" not in readout.inner_text()
     assert problems == []

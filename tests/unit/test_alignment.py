@@ -118,6 +118,8 @@ def test_requests_of_an_op():
         requests=(Request(5, False), Request(7, True)),
         roles=("activation", "activation"),
         names=("a", "a"),
+        start=0,
+        stop=3,
     )
     assert runs[0].size_bytes == 12
 

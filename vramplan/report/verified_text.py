@@ -60,7 +60,7 @@ def verification_lines(found: Verification) -> Iterator[str]:
         )
         return
     largest = found.largest
-    named = f", most of it {_name(largest.part)} ({signed(largest.error_bytes)})" if largest else ""
+    named = f", most of it {part_name(largest.part)} ({signed(largest.error_bytes)})" if largest else ""
     verdict = "within" if found.within_tolerance else "beyond"
     yield (
         f"Predicted {format_bytes(total.predicted_bytes)}, measured {size(total.measured_bytes)}: residual"
@@ -72,7 +72,7 @@ def part_grid(rows: tuple[PartRow, ...], *, first: str = "part") -> Grid:
     """Predicted, measured, and the error in bytes and percent; the total is the last row."""
     cells = [
         (
-            _name(row.part),
+            part_name(row.part),
             format_bytes(row.predicted_bytes),
             size(row.measured_bytes),
             signed(row.error_bytes),
@@ -131,7 +131,8 @@ def _difference_cells(phase: str, difference: Difference) -> tuple[str, ...]:
     )
 
 
-def _name(part: str) -> str:
+def part_name(part: str) -> str:
+    """A part or a peak in words: ``first run: allocated peak``."""
     return _NAMES.get(part, part).replace("_", " ").replace(".", ": ")
 
 

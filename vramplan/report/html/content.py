@@ -17,6 +17,7 @@ from vramplan.report.export import estimate_content, versioned
 from vramplan.report.facts import footnotes, headline
 from vramplan.report.html.cell import Axis, cell_content
 from vramplan.report.html.layout import Layout, Place, lay_out
+from vramplan.report.html.overlay import overlay, part_bars
 from vramplan.report.html.remedy import Remedy, remedy_content
 from vramplan.report.html.timeline import timeline
 from vramplan.report.measured_export import verification_json
@@ -24,7 +25,6 @@ from vramplan.report.replaying import replay_json
 from vramplan.report.verified_text import (
     alignment_line,
     difference_grid,
-    part_grid,
     peak_lines,
     percent,
     signed,
@@ -91,7 +91,8 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
     verdict = Verdict(fits=None, limit_bytes=None, limit_name="", headroom_bytes=None, sentence=sentence, tries=())
     report = Report(cells=cells, verdict=verdict, sections=tuple(_compared(found)))
     settings = [_Setting.here(), *(_Setting.of(run.recording) for run in runs)]
-    content = _content("verify", versioned(estimate_content(report)), report, settings, titled=cells[:1])
+    strings = _Strings()
+    content = _content("verify", versioned(estimate_content(report)), report, settings, titled=cells[:1], strings=strings)
     notes = dict.fromkeys((*content["footnotes"], *(f"note: {printable(note)}" for note in found.measurement.notes)))
     named = [{**cell, "label": name} for cell, name in zip(content["cells"], ("predicted", "measured"), strict=False)]
     return {
@@ -103,6 +104,8 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
         "cells": named,
         "residual": f"{signed(found.total.error_bytes)} ({percent(found.total.error_ratio)})",
         "residual_note": f"Below zero is an under-estimate. {_HOW_RECORDED[bool(runs)]}",
+        "bars": part_bars(found),
+        "overlay": overlay(found, strings),
         "verification": json.loads(verification_json(found)),
     }
 
@@ -114,10 +117,8 @@ _HOW_RECORDED = {
 
 
 def _compared(found: Verification) -> Iterator[Section]:
-    """Parts, peaks and the largest differences of single ops."""
-    yield Section(title="The parts, predicted and measured", grid=part_grid(found.rows), sentence="")
-    lines = [*peak_lines(found), *map(alignment_line, found.alignments)]
-    yield Section(title="The peaks", grid=part_grid(found.peaks, first="peak"), sentence="; ".join(lines))
+    """The ops at the peaks, and the largest differences of single ops."""
+    yield Section(title="The ops", grid=None, sentence="; ".join([*peak_lines(found), *map(alignment_line, found.alignments)]))
     if (grid := difference_grid(found)).rows:
         yield Section(title="Ops that ask for other sizes than predicted", grid=grid, sentence="")
 
@@ -138,6 +139,7 @@ def _content(
     settings: Sequence[_Setting],
     *,
     titled: Sequence[Estimate],
+    strings: _Strings | None = None,
 ) -> dict[str, Any]:
     """``headline`` and ``footnotes`` are the terminal's lines for the cells *titled*.
 
@@ -145,7 +147,7 @@ def _content(
     ``focus`` is the row that the advice is about, and that the page opens at.
     A picture is null where there would be too many steps; ``strings`` are the texts that pictures point into.
     """
-    focus, strings = _focus(report), _Strings()
+    focus, strings = _focus(report), strings or _Strings()
     axis = Axis.of(report.cells, report.verdict.limit_bytes)
     cells = [cell_content(cell, report.cells, axis) for cell in report.cells]
     state, word = "none", "Answer"

@@ -16,7 +16,10 @@
   /* ---- the three answers ---- */
   function answers() {
     const box = node("div", { class: "cards" });
-    onChoice((index) => box.replaceChildren(peakCard(index), causeCard(index), thirdCard()));
+    onChoice((index) => {
+      const both = [peakCard(index), causeCard(index)];
+      box.replaceChildren(...(content.kind === "verify" ? [residualCard(), ...both] : [...both, helpCard()]));
+    });
     return box;
   }
 
@@ -37,10 +40,8 @@
         node("span", { class: "muted" }, item.until ? " until " : " to the end", item.until ? code(item.until) : null)))));
   }
 
-  function thirdCard() {
-    if (content.kind === "verify") return card("remedy", "Predicted less measured", content.residual, node("p", null, content.residual_note));
-    return page.remedyCard(content.without.title + which(content.focus), content.without.big, content.without.sentence);
-  }
+  const residualCard = () => card("remedy", "Predicted less measured", content.residual, node("p", null, content.residual_note));
+  const helpCard = () => page.remedyCard(content.without.title + which(content.focus), content.without.big, content.without.sentence);
 
   /* ---- budget ---- */
   function budget() {
@@ -128,7 +129,8 @@
 
   function build(made) {
     [content, report, rows] = [made, made.report, made.report.rows];
-    const parts = [page.verdict(), answers(), budget(), charts.section(made, which)];
+    const compared = made.kind === "verify" ? [overlay.parts(made), overlay.lines(made)].filter(Boolean) : [];
+    const parts = [page.verdict(), answers(), ...compared, budget(), charts.section(made, which)];
     return [...parts, ...made.sections.map(page.extra), alive(), workspace(), page.notes()];
   }
   for (const kind of ["estimate", "replay", "verify"]) page.kinds[kind] = build;

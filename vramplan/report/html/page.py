@@ -31,6 +31,9 @@ STYLES = ("uplot.min.css", "page.css")
 CHARTED = ("uplot.min.js", "base.js", "charts.js", "estimate.js", "start.js")
 """The scripts of a page with a timeline."""
 
+OVERLAID = ("uplot.min.js", "base.js", "charts.js", "overlay.js", "estimate.js", "start.js")
+"""The scripts of a page with a prediction over a measurement."""
+
 BARRED = ("base.js", "streams.js", "start.js")
 """The scripts of a page that needs no chart."""
 
@@ -51,7 +54,7 @@ def replay_page(found: Replay, report: Report) -> str:
 
 def verification_page(found: Verification) -> str:
     """The page of an estimate beside a measurement."""
-    return _page(verification_page_content(found), verification_text(found))
+    return _page(verification_page_content(found), verification_text(found), scripts=OVERLAID)
 
 
 def streams_page(plan: StreamsPlan) -> str:
