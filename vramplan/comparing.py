@@ -11,6 +11,7 @@ from typing import Any
 from vramplan.budget import Budget
 from vramplan.errors import printable
 from vramplan.lockfile import CellKey, LockedCell, LockedRow
+from vramplan.pairing import pair_layers, pair_tensors
 from vramplan.result import Estimate
 from vramplan.showing import Shown
 from vramplan.verdict import Limit
@@ -163,9 +164,26 @@ def compare(before: Side, after: Side) -> Comparison:
 def diff(before: Estimate, after: Estimate) -> Comparison:
     """Two estimates side by side: parts, tensors at the peak and layers that differ, the largest change first, in bytes.
 
-    Layers have their result, weights and workspace. Of models with other names of layers, both stand in the list.
+    Layers have their result, weights and workspace. Between two runtimes tensors and layers are those of a module.
     """
-    return compare(*(Side.of_estimate(cell, _label(cell)) for cell in (before, after)))
+    return compare_estimates(before, after, labels=(_label(before), _label(after)))
+
+
+def compare_estimates(before: Estimate, after: Estimate, *, labels: tuple[str, str]) -> Comparison:
+    """The same under *labels*. Rows are paired by `vramplan.pairing`."""
+    sides = (
+        Side(
+            label=label,
+            budget=cell.budget,
+            peak_op=short_name(cell.peak.op),
+            tensors=Listing.of(tensors),
+            layers=Listing.of(layers),
+        )
+        for cell, label, tensors, layers in zip(
+            (before, after), labels, pair_tensors(before, after), pair_layers(before, after), strict=True
+        )
+    )
+    return compare(*sides)
 
 
 def _label(cell: Estimate) -> str:

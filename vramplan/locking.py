@@ -12,7 +12,19 @@ from importlib import metadata
 from itertools import product
 
 from vramplan.choosing import find_runtime
-from vramplan.comparing import Checked, Comparison, Diff, Finding, Outcome, Side, compare, layers_of, short_name, tensors_of
+from vramplan.comparing import (
+    Checked,
+    Comparison,
+    Diff,
+    Finding,
+    Outcome,
+    Side,
+    compare,
+    compare_estimates,
+    layers_of,
+    short_name,
+    tensors_of,
+)
 from vramplan.device.this_gpu import find_card
 from vramplan.errors import MachineError, ModelError, UsageError, close_matches, show
 from vramplan.gpus import all_gpus, find_gpu
@@ -329,11 +341,10 @@ def _cells(lock: Lock) -> dict[str, LockedCell]:
 
 def diff_wanted(before: Wanted, after: Wanted, *, allow_pickle: bool = False) -> Comparison:
     """Two estimates, each of one cell. Errors as `vramplan.estimate`."""
-    sides = []
-    for wanted in (before, after):
-        ((key, cell),) = solve(wanted, allow_pickle=allow_pickle)
-        sides.append(Side.of_estimate(cell, f"{wanted.model}: {key.label}"))
-    return compare(*sides)
+    ((first_key, first),) = solve(before, allow_pickle=allow_pickle)
+    ((second_key, second),) = solve(after, allow_pickle=allow_pickle)
+    labels = (f"{before.model}: {first_key.label}", f"{after.model}: {second_key.label}")
+    return compare_estimates(first, second, labels=labels)
 
 
 def plain(model: str) -> SiteModel:
