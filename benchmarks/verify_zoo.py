@@ -186,8 +186,7 @@ def _provenance(where: Row, rows: Sequence[Row], failed: int) -> str:
     return (
         f"{machine}; {len(rows)} cells: {models} models x fp32 and fp16 x contiguous and channels_last x batch 1 and 8, each"
         f" in a process of its own. {failed} failed. The total is what the driver counts (NVML), the peaks are PyTorch's own"
-        " counters, the parts come from a recording of the same process. The rule of 1x1 convolutions"
-        " (`vramplan/workspace/ranking.py`) was read off these runs among others: they do not judge it."
+        " counters, the parts come from a recording of the same process. The predictions are those of that day."
     )
 
 

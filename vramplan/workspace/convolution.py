@@ -200,4 +200,5 @@ def product_of(call: ConvCall) -> Product:
         outputs=call.output_shape[1],
         bits=call.dtype.bits,
         channels_last=call.channels_last,
+        is_bfloat16=call.dtype is DType.BFLOAT16,
     )

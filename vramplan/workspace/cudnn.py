@@ -3,7 +3,8 @@
 cuDNN 9.8 and later answer for a device that is only described. Its answer is PyTorch's: the same heuristics, the same filters,
 the first configuration that builds (``cudnn_child``). Four things are different on the device and have a rule of their own:
 
-- 1x1 kernels with stride 1: without a GPU cuBLASLt does not start and another engine is named (``pointwise``);
+- 1x1 kernels with stride 1: many are matrix products of cuBLASLt, which does not start there (``cublaslt_stand_in``). cuDNN
+  says which, and under which limit; what cuBLASLt takes within it is looked up (``products``);
 - Hopper kernels that share output tiles: how many blocks fit is not known (``segments``);
 - the fp16 depthwise engine, which asked for nothing in 37 of 41 measured calls where the answer is a copy of the weight;
 - everything where no library is installed or the child does not answer: the closed form (``convolution``).
@@ -24,12 +25,12 @@ from vramplan.folders import cache_folder
 from vramplan.gpus.catalogue import Gpu
 from vramplan.ranges import Evidence, Range
 from vramplan.units import MIB
-from vramplan.workspace.convolution import ConvCall, conv_workspace
+from vramplan.workspace.convolution import ConvCall, conv_workspace, product_of
 from vramplan.workspace.cudnn_cache import CudnnCache, Reply, is_reply
 from vramplan.workspace.cudnn_devices import capability_of, device_json, has_real_description, is_described
 from vramplan.workspace.cudnn_libraries import installed_libraries, pinned_version
 from vramplan.workspace.cudnn_process import CudnnProcess, cudnn_process
-from vramplan.workspace.ranking import beats_products, takes_nothing
+from vramplan.workspace.products import limit_of, product_workspace
 from vramplan.workspace.segments import is_modelled, partial_sums_bytes, shares_tiles
 
 _DEPTHWISE_ENGINE = 57
@@ -215,10 +216,11 @@ class ConvWorkspaces:
         closed = self._closed_form(call)
         if reply is None or reply["bytes"] is None:
             return closed
-        if call.is_pointwise and not beats_products(reply, call):
-            high = max(closed.nominal_bytes, reply["bytes"]) + self._split_bytes()
-            nominal = 0 if takes_nothing(reply, call) else closed.nominal_bytes
-            return _bounded(0, nominal, high)
+        if call.is_pointwise and reply.get("unranked"):
+            return _bounded(0, closed.nominal_bytes, max(closed.nominal_bytes, reply["bytes"]) + self._split_bytes())
+        limit_bytes = limit_of(reply) if call.is_pointwise else None
+        if limit_bytes is not None:
+            return product_workspace(product_of(call), limit_bytes, self._capability)
         if reply.get("engine") == _DEPTHWISE_ENGINE and call.is_depthwise:
             return _bounded(0, 0, reply["bytes"])
         knobs = {int(key): value for key, value in reply.get("knobs", {}).items()}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_FORMAT = 2
+_FORMAT = 3
 _MOST_ENTRIES = 20_000
 """About 3 MB; the oldest go first."""
 

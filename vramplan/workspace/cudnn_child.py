@@ -3,7 +3,8 @@
     python cudnn_child.py LIBRARY [LIBRARY ...]      the libraries to load, in this order
 
 It prints ``{"version": ...}``, then reads one JSON object a line and answers each with one line that repeats its ``id``. A
-missing symbol makes cuDNN abort the whole process, which is why this is not done in the caller's.
+missing symbol makes cuDNN abort the whole process, which is why this is not done in the caller's. Instead of cuBLASLt, which
+does not start without a GPU, it loads a stand-in; where that cannot be done, answers are marked ``unranked``.
 
 Source: the cuDNN backend API, https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html, whose
 numbers are those of ``cudnn_graph.h`` (cuDNN 9); "deviceless" ahead-of-time queries exist since 9.8. The order of the walk
@@ -18,6 +19,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+if __package__:
+    from vramplan.workspace.cublaslt_stand_in import stand_in
+else:  # run by its path: the module lies beside this one
+    from cublaslt_stand_in import stand_in  # type: ignore[import-not-found, no-redef]
 
 _HANDLE, _BOOLEAN, _INT64, _FLOAT, _CONVOLUTION_MODE, _HEUR_MODE, _KNOB_TYPE = 0, 2, 3, 4, 7, 8, 9
 _DATA_TYPE, _NUMERICAL_NOTE, _DESCRIPTOR, _CHAR = 1, 11, 15, 24
@@ -236,7 +242,7 @@ def _knobs(config: Descriptor) -> dict[int, int]:
 
 def _unshared_bytes(config: Descriptor, device: Device, knobs: dict[int, int]) -> int | None:
     """Workspace of the same kernel when each output tile is one block's: the copies alone. None where it cannot be asked."""
-    if _WORKSPACE_KNOB not in knobs:
+    if _WORKSPACE_KNOB not in knobs or len(knobs) == 1:  # the engine of products has no other knob, and no tiles
         return None
     choices = []
     for kind, value in knobs.items():
@@ -286,9 +292,18 @@ def answer(cudnn: Cudnn, device: Device, call: dict[str, Any]) -> dict[str, Any]
     return found
 
 
+def _without_cublaslt(libraries: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """What to load, and whether a stand-in was loaded for cuBLASLt."""
+    names = {path: os.path.basename(path) for path in libraries}
+    real = [path for path, name in names.items() if name.startswith("libcublasLt.so.")]
+    is_replaced = bool(real) and stand_in(".".join(names[real[0]].split(".")[:3]))
+    return [path for path in libraries if not (is_replaced and path in real)], is_replaced
+
+
 def main(libraries: Sequence[str]) -> None:
     """Answer until the input ends."""
-    cudnn = Cudnn(libraries)
+    loaded, is_ranked = _without_cublaslt(libraries)
+    cudnn = Cudnn(loaded)
     print(json.dumps({"version": cudnn.version}), flush=True)  # noqa: T201
     text, device = "", None
     for line in sys.stdin:
@@ -299,7 +314,7 @@ def main(libraries: Sequence[str]) -> None:
             reply = answer(cudnn, device, request["call"])
         except CudnnError as error:
             reply = {"bytes": None, "error": str(error)}
-        print(json.dumps(reply | {"id": request["id"]}), flush=True)  # noqa: T201
+        print(json.dumps(reply | ({} if is_ranked else {"unranked": True}) | {"id": request["id"]}), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

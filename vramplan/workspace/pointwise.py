@@ -39,6 +39,7 @@ class Product:
     outputs: int
     bits: int
     channels_last: bool
+    is_bfloat16: bool = False
 
     @property
     def tile_count(self) -> int:
