@@ -112,7 +112,7 @@ def _session_graph(bound: Bound, policy: Policy, level: str) -> tuple[Graph | No
     shapes = {name: bound.graph.tensors[name].shape for name in bound.graph.inputs}
     known = {name: shape for name, shape in shapes.items() if shape is not None}
     try:
-        graph = _optimised(answer.model_bytes).bind(batch=None, shapes=known, dims={})
+        graph = _bound(answer.model_bytes, tuple(known.items()))
         graph = for_cuda(graph, bound.graph, joins_masks=level in ("extended", "all"))
     except (VramplanError, ValueError):
         return None, answer.version
@@ -126,6 +126,11 @@ def _answer(source: Source, level: str) -> ort_graph.Answer | None:
 @functools.lru_cache(maxsize=16)
 def _remembered(structure: bytes, level: str) -> ort_graph.Answer | None:
     return ort_graph.ask(structure, level)
+
+
+@functools.lru_cache(maxsize=8)
+def _bound(model_bytes: bytes, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Graph:
+    return _optimised(model_bytes).bind(batch=None, shapes=dict(shapes), dims={})
 
 
 @functools.lru_cache(maxsize=4)

@@ -72,7 +72,7 @@ class Asking:
 @contextlib.contextmanager
 def serving(board: Board) -> Iterator[Asking]:
     with listen("127.0.0.1", 0) as listening:
-        server = make_server(board)
+        server = make_server(board, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vramplan.device.child import Child, OutOfMemoryResult, child_environment, module_command
+from vramplan.device.child import Child, OutOfMemoryResult, child_environment, kill_tree, module_command
 from vramplan.errors import MachineError, MeasurementError, ModelError, UsageError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -257,3 +257,15 @@ def test_files_of_the_current_folder_do_not_run(
     with contextlib.suppress(MeasurementError, UsageError), child:  # what was asked for need not be installed
         list(child.messages())
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not list its processes as Linux does")
+def test_what_a_child_started_in_a_session_of_its_own_ends_with_it():
+    inner = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True); input()"
+    command = [sys.executable, "-c", inner]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())
+        kill_tree(process)
+    assert wait_until_gone(grandchild)

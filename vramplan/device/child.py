@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from vramplan.errors import MachineError, MeasurementError, ModelError, UsageError, VramplanError
@@ -181,12 +182,29 @@ def module_command(module: str) -> list[str]:
 
 
 def kill_tree(process: subprocess.Popen[Any]) -> None:
-    """End *process* and whatever it started: it leads a session of its own."""
+    """End *process* and whatever it started: it leads a session of its own, and so may a child of it."""
+    below = _descendants(process.pid)
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
+    for pid in below:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
         process.kill()
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below *pid*, where the system lists them as Linux does."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # processes come and go
+            parent = int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(path.parent.name))
+    found = list(parents.get(pid, ()))
+    for each in found:
+        found += parents.get(each, ())
+    return found
 
 
 def _pump(source: IO[str] | None, target: queue.SimpleQueue[str | None]) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vramplan.device.this_gpu import this_gpu
-from vramplan.errors import ModelError, VramplanError
+from vramplan.errors import MachineError, ModelError, VramplanError
 from vramplan.gpus import all_gpus, find_gpu
 from vramplan.report.html.page import BARRED, CHARTED, STYLES
 from vramplan.serve.desk import BUSY, GONE, Answers, Desk, Reply
@@ -61,21 +61,25 @@ class Board:
         self.now = Desk(answers, timeout_s=settings.timeout_s)
         self.later = Desk(answers, timeout_s=settings.timeout_s)
         self.receiving = asyncio.Lock()
-        self.shelf = Shelf(folder=settings.folder, uploads=settings.folder, max_upload_bytes=settings.max_upload_bytes)
+        try:
+            self._uploads = tempfile.TemporaryDirectory(prefix="vramplan-serve-")
+        except OSError as problem:
+            raise MachineError(f"cannot make a temporary folder: {problem.strerror}", hint="TMPDIR names another.") from None
+        uploads = Path(self._uploads.name)
+        self.shelf = Shelf(folder=settings.folder, uploads=uploads, max_upload_bytes=settings.max_upload_bytes)
 
     @contextlib.asynccontextmanager
     async def opened(self, _: Starlette) -> AsyncIterator[None]:
-        """Processes and the folder of uploads are there while the server runs, and gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="vramplan-serve-") as uploads:
-            self.shelf.uploads = Path(uploads)
-            self.now.process.start()
-            self.later.process.start()
-            try:
-                yield
-            finally:
-                self.close()
-                self.now.process.end()
-                self.later.process.end()
+        """Processes are there while the server runs; they and the folder of uploads are gone afterwards."""
+        self.now.process.start()
+        self.later.process.start()
+        try:
+            yield
+        finally:
+            self.close()
+            self.now.process.end()
+            self.later.process.end()
+            self._uploads.cleanup()
 
     def close(self) -> None:
         """Stop computing at once; safe in a signal handler."""

@@ -49,11 +49,16 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Ctrl-C ends what is being computed too, so that nobody waits for it."""
+    """Says when it answers; Ctrl-C ends what is being computed too, so that nobody waits for it."""
 
-    def __init__(self, config: uvicorn.Config, board: Board) -> None:
+    def __init__(self, config: uvicorn.Config, board: Board, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._board = board
+        self._board, self._ready = board, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -66,12 +71,12 @@ def run(settings: Settings, port: int, ready: Callable[[str], None]) -> None:
     Raises `UsageError` when nothing can listen there.
     """
     with listen(settings.host, port) as listening, contextlib.suppress(KeyboardInterrupt):
-        ready(address(settings.host, listening.getsockname()[1]))
-        make_server(Board(settings)).run(sockets=[listening])
+        url = address(settings.host, listening.getsockname()[1])
+        make_server(Board(settings), lambda: ready(url)).run(sockets=[listening])
 
 
-def make_server(board: Board) -> uvicorn.Server:
-    """The server of *board*, which is told its socket when it runs."""
+def make_server(board: Board, ready: Callable[[], None]) -> uvicorn.Server:
+    """The server of *board*, which is told its socket when it runs; *ready* is called once it answers."""
     config = uvicorn.Config(
         make_app(board),
         http=_Protocol,
@@ -84,7 +89,7 @@ def make_server(board: Board) -> uvicorn.Server:
         h11_max_incomplete_event_size=_HEAD_BYTES,
         timeout_graceful_shutdown=_END_S,
     )
-    return _Server(config, board)
+    return _Server(config, board, ready)
 
 
 def listen(host: str, port: int) -> socket.socket:

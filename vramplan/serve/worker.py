@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import struct
 import sys
 import traceback
@@ -21,6 +22,7 @@ from vramplan.units import GIB
 LENGTH = struct.Struct(">I")
 OK, TOO_LARGE, OUR_BUG = 200, 422, 500
 MOST_MEMORY_BYTES = 8 * GIB
+REST_S = 0.05
 _STATUS: tuple[tuple[type[VramplanError], int], ...] = (
     (UsageError, 400), (ModelError, 422), (MachineError, 501), (InternalError, OUR_BUG),
 )  # fmt: skip
@@ -34,12 +36,26 @@ def main() -> None:
     solver = Solver()
     solver.warm_up()
     gc.disable()
+    tidy_up()
     while (message := read_message(asked)) is not None:
         status, body = answer(solver, message.decode())
         write_message(answers, b"%03d" % status + body)
-        # A collection in the middle of an answer would double what it takes: what modules and models hold is set apart.
-        gc.collect(1)
-        gc.freeze()
+        if not is_asked_within(REST_S):
+            tidy_up()
+
+
+def tidy_up() -> None:
+    """Collect garbage, and set what lives apart: a collection in the middle of an answer would double what that takes."""
+    gc.collect(1)
+    gc.freeze()
+
+
+def is_asked_within(seconds: float) -> bool:
+    """Whether the next question comes so soon. Only asked between an answer and the next question."""
+    if os.name != "posix":  # elsewhere nothing can wait for a pipe
+        return False
+    readable, _, _ = select.select([0], [], [], seconds)
+    return bool(readable)
 
 
 def limit_memory() -> None:
