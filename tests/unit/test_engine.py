@@ -7,6 +7,7 @@ import types
 import pytest
 
 import vramplan as vp
+from tests.docs.contract import check
 from vramplan.__main__ import main
 
 
@@ -116,3 +117,10 @@ def test_an_engine_is_a_sweep_of_one_cell_that_cannot_be_changed(tensorrt, tmp_p
     path.write_bytes(b"engine")
     assert main(["estimate", str(path), "--gpu", "3090"]) == 0
     assert "own numbers for this engine" in capsys.readouterr().out
+
+
+def test_an_engine_as_json_is_what_the_schema_says(tensorrt, tmp_path, capsys):
+    path = tmp_path / "yolov8s.engine"
+    path.write_bytes(b"engine")
+    assert main(["estimate", str(path), "--gpu", "3090", "--json"]) == 0
+    check("estimate", capsys.readouterr().out)
