@@ -344,7 +344,8 @@ def tried(*totals: tuple[str, int], limit_bytes: int | None = None) -> Report:
 def test_a_smaller_input_is_the_last_resort():
     assert remedy(tried(("--dim height=320", 300 * MIB), ("--memory-format channels_last", 900 * MIB))) == {
         "flags": "--memory-format channels_last",
-        "text": "900.0 MiB",
+        "what": "",
+        "text": "900.0 MiB, solved again with it.",
     }
     assert remedy(tried(("--dim height=320", 300 * MIB)))
 
@@ -360,6 +361,16 @@ def test_a_larger_batch_is_no_remedy():
     assert remedy_content(tried(("-b 64", 2 * GIB)), 0) == {"remedy": None, "others": [{"flags": "-b 64", "text": "2.00 GiB"}]}
 
 
+def test_of_equals_the_row_of_the_page_is_the_remedy():
+    """A precision that saves no more than one percent beyond a row that is there already is not worth more doubt."""
+    wide, narrow = cell(weights=GIB), replace(cell(weights=700 * MIB), precision="fp16")
+    attempt = Try(flags="--precision int8 -b 1", total_bytes=699 * MIB, text="--precision int8 -b 1: 699.0 MiB")
+    verdict = replace(tried().verdict, tries=(attempt,))
+    best = remedy(Report(cells=(wide, narrow), verdict=verdict))
+    assert best is not None
+    assert best["flags"] == "--precision fp16"
+
+
 def test_the_printed_parts_of_a_cell_add_up(yolo: Report):
     for one in estimate_page_content(yolo)["cells"]:
         assert round(sum(map(float, one["parts"].values())), 3) == float(one["total"])
@@ -369,3 +380,29 @@ def test_an_estimate_without_a_program_has_a_page():
     assert vp.__version__
     content = Page(html.estimate_page(report(cell(weights=MIB)))).content
     assert content["pictures"][0]["steps"] == 0
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb``, as WCAG 2 defines it."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted(map(_luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_has_contrast_in_both_themes(theme: int):
+    """WCAG AA: 4.5 for text, 3 for bars and lines against what they lie on."""
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root[^{]*\{([^}]*)\}", style)]
+    colours = themes[theme]
+    for text in ("text", "muted", "accent", "good", "bad", "doubt", "peak"):
+        for ground in ("page", "card", "shade"):
+            assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for bar in ("weight", "input", "activation", "output", "workspace", "context"):
+        assert _contrast(colours[bar], colours["card"]) >= 3, bar
+        assert _contrast(colours["on-role"], colours[bar]) >= 4.5, bar

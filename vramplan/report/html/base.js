@@ -101,9 +101,8 @@ const page = (() => {
   function remedyCard(title, none, ...without) {
     const { remedy: best, others } = content;
     const line = (each) => node("div", null, each.flags ? code(each.flags) : null, (each.flags ? ": " : "") + each.text);
-    return card("remedy", title, best ? (best.flags ? code(best.flags) : best.text) : none,
-      node("p", null, best ? (best.flags ? best.text + ", " : "") + "solved again with it." : without),
-      others.length ? node("div", { class: "muted small" }, best ? "Also solved: " : "", others.map(line)) : null);
+    return card("remedy", title, best ? (best.flags ? code(best.flags) : best.what) : none, node("p", null, best ? best.text : without),
+      others.length ? node("div", { class: "muted small" }, "Also: ", others.map(line)) : null);
   }
 
   function notes() {
@@ -146,7 +145,7 @@ const page = (() => {
       more.textContent = all ? "Show fewer" : `Show all ${items.length}`;
     }
     fill();
-    return node("div", null, node("div", { class: "scroll" }, node("table", null, node("caption", null, caption), node("thead", null, node("tr", null, heads)), body)), more);
+    return node("div", null, node("div", { class: "scroll" }, node("table", { class: "stacked sorted" }, node("caption", null, caption), node("thead", null, node("tr", null, heads)), body)), more);
   }
 
   function share(kind, bytes, most) {

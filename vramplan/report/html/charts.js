@@ -371,7 +371,9 @@ const charts = (() => {
   }
 
   function fill(box, title) {
-    const map = data.picture.map, keys = node("p", { class: "muted small no-print" }, "Drag to zoom, double-click for all; Ctrl + wheel zooms, Shift + wheel moves. Keys: ← → step, + − zoom, 0 all, P peak.");
+    const map = data.picture.map, keys = node("p", { class: "muted small no-print" },
+      node("span", { class: "with-mouse" }, "Drag to zoom, double-click for all; Ctrl + wheel zooms, Shift + wheel moves. Keys: ← → step, + − zoom, 0 all, P peak."),
+      node("span", { class: "with-finger" }, "Tap a step or a buffer to read it; the buttons zoom and move."));
     const frame = (place, text) => node("div", { class: "chart", tabindex: "0", role: "group", "aria-label": text, onkeydown: onKey }, place);
     for (const place of Object.values(places)) place.replaceChildren();
     drawn = [];

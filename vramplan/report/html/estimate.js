@@ -100,7 +100,7 @@
         place.replaceChildren(sortable(`${live.length} buffers, ${size(whole)} as requested`,
           [{ name: "buffer", key: "name" }, { name: "role", key: "role" }, { name: "size", key: "size_bytes", number: true }, { name: "bar", bar: true }, { name: "of all", number: true }, { name: "until", key: "until" }],
           (item) => node("tr", null, node("td", { class: "name" }, code(item.name)), node("td", { class: "whole" }, chip(item.role), item.role), node("td", { class: "number" }, size(item.size_bytes)),
-            node("td", { class: "wide-only" }, share(item.role, item.size_bytes, most)), node("td", { class: "number" }, percent(item.size_bytes, whole)), node("td", { class: "name" }, item.until ? code(item.until) : "the end")),
+            node("td", { class: "wide-only" }, share(item.role, item.size_bytes, most)), node("td", { class: "number" }, percent(item.size_bytes, whole)), node("td", { class: "name", "data-name": "until" }, item.until ? code(item.until) : "the end")),
           items, ["size_bytes", true]));
       }
       fill();
@@ -120,7 +120,7 @@
         items.length ? sortable(`${items.length === 1 ? "One layer asks" : items.length + " layers ask"} for scratch memory; the largest takes ${size(most)} while it runs`,
           [{ name: "layer", key: "name" }, { name: "kind", key: "kind" }, { name: "workspace", key: "bytes", number: true }, { name: "bar", bar: true }, { name: "alive then", key: "live", number: true }, { name: "spared by", key: "remedy" }],
           (item) => node("tr", null, node("td", { class: "name" }, code(item.name)), node("td", null, item.kind), node("td", { class: "number" }, size(item.bytes)),
-            node("td", { class: "wide-only" }, share("workspace", item.bytes, most)), node("td", { class: "number" }, size(item.live)), node("td", null, item.remedy)),
+            node("td", { class: "wide-only" }, share("workspace", item.bytes, most)), node("td", { class: "number", "data-name": "alive then" }, size(item.live)), node("td", { "data-name": "spared by" }, item.remedy)),
           items, ["bytes", true])
           : node("p", { class: "muted" }, picture ? "No layer asks for scratch memory of its own." : "Not in this page: its cells have too many steps."));
     });

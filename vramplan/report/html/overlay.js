@@ -31,7 +31,7 @@ const overlay = (() => {
   }
 
   function parts(content) {
-    const heads = ["", "", "predicted", "measured", "residual", "%"], body = [];
+    const heads = ["part", "sizes", "predicted", "measured", "residual", "%"], body = [];
     for (const group of Object.keys(GROUPS)) {
       body.push(node("tbody", null, node("tr", { class: "group" }, node("th", { colspan: "6", scope: "rowgroup" }, GROUPS[group])), content.bars.filter((bar) => bar.group === group).map(row)));
     }
@@ -137,7 +137,8 @@ const overlay = (() => {
       node("p", { class: "muted small" }, data.sentence), legend("predicted"),
       node("div", { class: "chart", tabindex: "0", role: "group", "aria-label": data.sentence, onkeydown: onKey }, places.lines,
         node("p", { class: "chart-title small" }, "Residual, predicted less measured"), places.residual), readout,
-      node("p", { class: "muted small no-print" }, `Across: ${data.axis}. Drag to zoom, double-click for all. Keys: ← → step, + − zoom, 0 all, P the largest residual.`));
+      node("p", { class: "muted small no-print" }, `Across: ${data.axis}. `,
+        node("span", { class: "with-mouse" }, "Drag to zoom, double-click for all. Keys: ← → step, + − zoom, 0 all, P the largest residual."), node("span", { class: "with-finger" }, "Tap a point to read it.")));
   }
 
   const refit = () => drawn.forEach((made, place) => made.setSize({ width: width(), height: place ? LOW : HEIGHT }));

@@ -24,6 +24,7 @@ class Remedy:
     flags: str
     text: str
     total_bytes: int
+    how: str = "solved again with it"
 
     @classmethod
     def of(cls, attempt: Try) -> Remedy:
@@ -44,17 +45,18 @@ def remedy_content(report: Report, focus: int) -> dict[str, Any]:
     """``remedy``: the best change for the row *focus*, null where none saves memory; ``others``: what else was solved."""
     cell, limit = report.cells[focus], report.verdict.limit_bytes
     tries = [Remedy.of(attempt) for attempt in report.verdict.tries]
-    found = [*tries, *_rows(report, cell)]
-    saving = [each for each in found if each.total_bytes < cell.total_bytes]
-    best = min(saving, key=lambda each: _rank(each, limit), default=None)
-    others = [each.content for each in found if each is not best]
-    return {"remedy": None if best is None else best.content, "others": others[:OTHERS_COUNT]}
+    rows = list(_rows(report, cell))
+    saving = [each for each in (*rows, *tries) if each.total_bytes < cell.total_bytes]
+    best = min(saving, key=lambda each: _rank(each, cell.total_bytes, limit), default=None)
+    others = [each.content for each in (*tries, *rows) if each is not best]
+    told = None if best is None else {"flags": best.flags, "what": "", "text": f"{best.text}, {best.how}."}
+    return {"remedy": told, "others": others[:OTHERS_COUNT]}
 
 
-def _rank(each: Remedy, limit_bytes: int | None) -> tuple[bool, bool, int]:
-    """What fits comes first, then what leaves the input as it is, then what takes least."""
+def _rank(each: Remedy, now_bytes: int, limit_bytes: int | None) -> tuple[bool, bool, float]:
+    """What fits comes first, then what leaves the input as it is, then what takes least; a percent decides nothing."""
     is_over = limit_bytes is not None and each.total_bytes > limit_bytes
-    return is_over, any(word in f"{each.flags} " for word in _OTHER_INPUT), each.total_bytes
+    return is_over, any(word in f"{each.flags} " for word in _OTHER_INPUT), round(each.total_bytes / now_bytes, 2)
 
 
 def _rows(report: Report, cell: Estimate) -> Iterator[Remedy]:
@@ -64,5 +66,5 @@ def _rows(report: Report, cell: Estimate) -> Iterator[Remedy]:
         changed += [f"--runtime {other.runtime}"] if other.runtime != cell.runtime else []
         if changed and other.batch == cell.batch and other.total_bytes < cell.total_bytes:
             percent = 100 * (other.total_bytes / cell.total_bytes - 1)
-            text = f"{format_bytes(other.total_bytes)} ({percent:.0f} %), a row of this page"
-            yield Remedy(flags=" ".join(changed), text=text, total_bytes=other.total_bytes)
+            text = f"{format_bytes(other.total_bytes)} ({percent:.0f} %)"
+            yield Remedy(flags=" ".join(changed), text=text, total_bytes=other.total_bytes, how="a row of this page")

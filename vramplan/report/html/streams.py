@@ -38,7 +38,7 @@ def streams_page_content(plan: StreamsPlan) -> dict[str, Any]:
         "word": word,
         "sentence": sentence(plan),
         "tries": tries,
-        "remedy": None if best is None else tries[best],
+        "remedy": None if best is None else _remedy(tries[best]),
         "others": [each for index, each in enumerate(tries) if index != best],
         "report": json.loads(streams_json(plan)),
         "headline": list(headline(plan)),
@@ -58,6 +58,14 @@ def _state(plan: StreamsPlan, card: CardPlan) -> tuple[str, str]:
     if not plan.fits:
         return "no", "Does not fit"
     return ("yes", "Fits") if card.streams_low >= plan.required else ("doubt", "Fits nominally, not surely")
+
+
+def _remedy(best: dict[str, str]) -> dict[str, str]:
+    """Flags with where they lead; more cards have no flags."""
+    if best["flags"]:
+        return {"flags": best["flags"], "what": "", "text": f"{best['text']}, solved again with it."}
+    what, _, text = best["text"].partition(": ")
+    return {"flags": "", "what": what, "text": f"{text}."}
 
 
 def _without(plan: StreamsPlan) -> dict[str, str]:
