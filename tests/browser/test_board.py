@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from onnx import TensorProto, helper
 
 import vramplan as vp
 from tests.serve.conftest import Asking, serving
@@ -148,6 +149,52 @@ def test_the_view_stays_where_it_is_while_a_slider_moves(chromium: Any, ask: Ask
     settle(page)
     assert abs(page.evaluate("window.scrollY") - 1500) <= 60
     assert page.evaluate("document.activeElement.id") == "c-batch"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_no_control_lies_on_another_and_every_part_is_on_its_own(chromium: Any, ask: Asking, width: int):
+    page, _ = opened(chromium, ask, viewport={"width": width, "height": 900})
+    boxes = page.evaluate("""
+        [...document.querySelectorAll("#controls input:not([type=file]), #controls select, #controls .name, #controls label")]
+          .map((each) => [each.id || each.textContent, each.getBoundingClientRect()])
+          .map(([name, box]) => [name, box.left, box.top, box.right, box.bottom])
+    """)
+    labels = [box for box in boxes if not str(box[0]).startswith(("c-", "n-"))]
+    fields = [box for box in boxes if str(box[0]).startswith("c-")]
+    for name, left, top, right, bottom in fields:
+        over = [
+            each[0]
+            for each in labels
+            if each[1] < right - 1 and left + 1 < each[3] and each[2] < bottom - 1 and top + 1 < each[4]
+        ]
+        assert not over, (name, over)
+    parts = page.evaluate("[...document.querySelectorAll('#main > *')].map((each) => each.id || each.className.split(' ')[0])")
+    assert parts == [
+        *("verdict", "verdict", "budget", "limits", "cards", "cards", "timeline", "alive", "workspace", "premises", "notes"),
+    ]  # fmt: skip
+
+
+def test_an_address_of_a_model_that_is_not_here_says_so_and_works_on(chromium: Any, ask: Asking):
+    page, _ = opened(chromium, ask, "?model=gone.onnx&batch=4")
+    assert "gone.onnx" in page.locator(".problem").inner_text()
+    assert page.locator("#c-model").input_value() == "yolov8s"
+    page.locator("#c-model").select_option("yolov8n")
+    until(page, "!document.querySelector('.problem')")
+
+
+def test_open_axes_without_a_name_are_asked_for(chromium: Any, ask: Asking):
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, None, None])
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "g", [given], [helper.make_tensor_value_info("y", 1, None)]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (ask.board.shelf.folder / "unnamed.onnx").write_bytes(model.SerializeToString())
+    page, problems = opened(chromium, ask, "?model=unnamed.onnx&batch=4")
+    assert "4×3×640×640" in page.locator("#top").inner_text()
+    page.get_by_label("shape of x").fill("1x3x320x320")
+    page.get_by_label("shape of x").press("Enter")
+    until(page, "document.getElementById('top').textContent.includes('4×3×320×320')")
+    assert problems == []
 
 
 def test_a_file_is_added_and_estimated(chromium: Any, ask: Asking, tmp_path: Path):

@@ -77,7 +77,13 @@
 
   async function openModel() {
     const { made, problem } = await answer("/api/model?" + new URLSearchParams({ model: controls.state.model }));
-    failed.model = problem;
+    failed.model = problem || failed.address;
+    failed.address = null;
+    if (problem && !controls.isReady()) {
+      failed.address = problem;
+      controls.state.model = "yolov8s";
+      openModel();
+    }
     if (problem) { tell(); return; }
     controls.offer(made);
     ask("estimate");
@@ -117,7 +123,7 @@
   /* Both answers first, then what they are made of, then the rest. */
   function put() {
     if (!found.estimate || !found.streams || ofStreams.verdict?.isConnected || !main.querySelector(".verdict")) return;
-    const place = (selector) => main.querySelector(selector);
+    const place = (selector) => main.querySelector(`:scope > ${selector}:not(.of-streams)`);
     place(".verdict").after(ofStreams.verdict, place("#budget"), ofStreams.limits);
     place(".cards").after(ofStreams.cards);
     place(".notes").before(ofStreams.premises);
@@ -163,10 +169,10 @@
 
   function tell() {
     const names = { model: "Model", estimate: "Memory", streams: "Streams" };
-    problems.replaceChildren(...Object.entries(failed).filter(([, problem]) => problem).map(([kind, problem]) =>
+    problems.replaceChildren(...Object.entries(failed).filter(([kind, problem]) => problem && names[kind]).map(([kind, problem]) =>
       node("div", { class: "problem" }, node("p", null, node("b", null, names[kind] + ": "), problem.message), problem.hint ? node("p", { class: "muted" }, problem.hint) : null)));
-    main.classList.toggle("stale", Boolean(failed.estimate || failed.model));
-    for (const each of Object.values(ofStreams)) each.classList.toggle("is-stale", Boolean(failed.streams || failed.model));
+    main.classList.toggle("stale", Boolean(failed.estimate));
+    for (const each of Object.values(ofStreams)) each.classList.toggle("is-stale", Boolean(failed.streams));
   }
 
   controls.start(moved, (problem) => { failed.model = problem; tell(); failed.model = null; }).then(openModel);

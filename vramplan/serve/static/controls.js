@@ -12,7 +12,7 @@ const controls = (() => {
   const VIDEO = /^(\d+p|[48]k|\d+x\d+@?)(\d+(?:\.\d+)?)?$/;
   const MAX_STREAMS = 200;
   const form = document.getElementById("controls");
-  const state = { ...DEFAULTS, dims: {}, shapes: [] };
+  const state = { ...DEFAULTS, dims: {}, shapes: {} };
   let changed = () => {}, choices = null, facts = null;
 
   /* ---- the address ---- */
@@ -23,14 +23,20 @@ const controls = (() => {
     if (video) [state.size, state.fps] = [video[1], video[2] || "30"];
     if (asked.has("margin")) state.margin = asked.get("margin").replace(/%$/, "");
     for (const text of asked.getAll("dim")) { const place = text.lastIndexOf("="); if (place > 0) state.dims[text.slice(0, place)] = text.slice(place + 1); }
-    state.shapes = asked.getAll("shape");
+    for (const text of asked.getAll("shape")) { const place = text.lastIndexOf(":"); if (place > 0) state.shapes[text.slice(0, place)] = text.slice(place + 1); }
+  }
+
+  /* A shape at the batch of the slider, where the file leaves that open. */
+  function ofBatch(name, shape) {
+    const dims = facts?.inputs.find((each) => each.name === name)?.dims;
+    return typeof dims?.[0] === "string" ? [state.batch, ...shape.split("x").slice(1)].join("x") : shape;
   }
 
   function common() {
     const asked = new URLSearchParams({ model: state.model, precision: state.precision });
     if (state.vram) asked.set("vram", state.vram + "GiB"); else if (state.gpu) asked.set("gpu", state.gpu);
     for (const [name, size] of Object.entries(state.dims)) if (size) asked.append("dim", `${name}=${size}`);
-    for (const shape of state.shapes) asked.append("shape", shape);
+    for (const [name, shape] of Object.entries(state.shapes)) if (shape) asked.append("shape", `${name}:${ofBatch(name, shape)}`);
     return asked;
   }
 
@@ -128,14 +134,15 @@ const controls = (() => {
     set("model", answer.model);
   }
 
+  /* Inputs whose file leaves axes open without a name: their shape is asked for whole. The batch stays the slider's. */
+  const unnamed = () => facts.inputs.filter((each) => each.dims.some((dim, axis) => dim === "?" && axis > 0));
+  const usual = (dims) => (dims.length === 4 ? 640 : 128);
+
   function sizes() {
-    const named = Object.entries(facts.dims);
-    const unnamed = facts.inputs.filter((each) => each.dims.some((dim, axis) => dim === "?" && axis > 0));
-    if (!named.length && !unnamed.length) return null;
-    const fields = named.map(([name, size]) => number(name, state.dims[name] ?? size ?? "", {}, (value) => { state.dims[name] = value; set("dims", state.dims); }));
-    const shapes = unnamed.map((each) => node("label", null, `shape of ${each.name}`, node("input", { type: "text", placeholder: each.dims.join("x"), value: (state.shapes[0] || "").split(":").pop(),
-      onchange: (event) => set("shapes", event.target.value ? [`${each.name}:${event.target.value}`] : []) })));
-    return node("div", { class: "field" }, node("div", { class: "pair" }, fields), shapes);
+    const fields = Object.keys(facts.dims).map((name) => number(name, state.dims[name], {}, (value) => { state.dims[name] = value; set("dims", state.dims); }));
+    const shapes = unnamed().map((each) => node("label", null, `shape of ${each.name}`, node("input", { type: "text", value: state.shapes[each.name],
+      onchange: (event) => { state.shapes[each.name] = event.target.value; set("shapes", state.shapes); } })));
+    return fields.length + shapes.length ? node("div", { class: "field" }, node("div", { class: "sizes two" }, fields), node("div", { class: "sizes" }, shapes)) : null;
   }
 
   const short = (name) => name.replace(/^NVIDIA /, "").replace(/^GeForce /, "");
@@ -154,11 +161,11 @@ const controls = (() => {
     const focused = document.activeElement?.id;
     form.replaceChildren(
       group("What runs", choice("model", "Model", models()), upload(), sizes(),
-        node("div", { class: "pair" }, choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
+        node("div", { class: "two" }, choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
           choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }])),
         fixed === null ? slider("batch", "Batch", BATCHES, (value) => `batch ${value}`, true) : node("p", { class: "small muted" }, `The file fixes the batch to ${fixed}.`),
         choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...own(), ...cards()])),
-      group("What the cameras send", node("div", { class: "pair" }, choice("size", "Picture", [{ options: SIZES }]),
+      group("What the cameras send", node("div", { class: "two" }, choice("size", "Picture", [{ options: SIZES }]),
         choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }])),
         slider("fps", "Frames a second", [1, 2, 5, 8, 10, 12, 15, 20, 25, 30, 50, 60], (value) => `${value} fps`),
         slider("require", "Streams that must fit", upTo(MAX_STREAMS), (value) => (value === "0" ? "just ask" : value)),
@@ -179,8 +186,9 @@ const controls = (() => {
   /* Take over what is known of a model, and offer what goes with it. */
   function offer(known) {
     facts = known;
-    state.dims = Object.fromEntries(Object.entries(known.dims).map(([name, size]) => [name, state.dims[name] ?? (size === null ? "640" : String(size))]));
-    if (!known.inputs.some((each) => state.shapes[0]?.startsWith(each.name + ":"))) state.shapes = [];
+    const rank = (name) => known.inputs.find((each) => each.dims.includes(name))?.dims || [];
+    state.dims = Object.fromEntries(Object.entries(known.dims).map(([name, size]) => [name, state.dims[name] ?? String(size ?? usual(rank(name)))]));
+    state.shapes = Object.fromEntries(unnamed().map(({ name, dims }) => [name, state.shapes[name] ?? dims.map((dim) => (Number.isInteger(dim) ? dim : dim === dims[0] ? 1 : usual(dims))).join("x")]));
     build();
     writeAddress();
   }
@@ -217,5 +225,5 @@ const controls = (() => {
   }
 
   form.addEventListener("submit", (event) => event.preventDefault());
-  return { state, question, nextQuestions, changesOf, apply, start, offer, rebuild: build };
+  return { state, question, nextQuestions, changesOf, apply, start, offer, rebuild: build, isReady: () => facts !== null };
 })();
