@@ -6,7 +6,7 @@ for itself, `vramplan.engine`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vramplan.budget import Budget
@@ -39,7 +39,7 @@ def estimate(
     gpu: str | Gpu | None = None,
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    shapes: Shapes | None = None,
+    shapes: Shapes | Sequence[Shapes] | None = None,
     dims: Mapping[str, int] | None = None,
     max_shapes: Shapes | None = None,
     workspace_bytes: int | None = None,
@@ -59,7 +59,8 @@ def estimate(
     gpu              a name (``"3090"``), ``"auto"`` for this machine's, a `Gpu`, or None; it decides the context, and
                      kernels of PyTorch
     args, kwargs     example inputs of a module, on any device, meta included
-    shapes, dims     whole shapes by input name, sizes by symbolic dimension
+    shapes, dims     whole shapes by input name, sizes by symbolic dimension; a list of such shapes is run in turn, in one
+                     session of ONNX Runtime, or by an engine that is built for all of them
     max_shapes       the largest shapes of an engine's profile, by input name: what the engine pays for
     workspace_bytes  the builder's workspace limit; None: no limit
     memory_format    contiguous or channels_last, for PyTorch
@@ -125,6 +126,7 @@ def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estim
         notes=(*bound.graph.notes, *held.notes),
         program=plan.program,
         account=held.account,
+        runs=held.runs,
         runtime_options=options.runtime_options,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +21,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
+MOST_TURNS = 32
+"""Sets of shapes that are run in turn. Each is planned and replayed several times."""
+
 _OWNERS = {
     "torch": (
         ("args", "kwargs", "memory_format", "drop_outputs"),
@@ -33,12 +37,16 @@ _OWNERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is the same for every cell of a sweep; see `vramplan.estimate`."""
+    """What is the same for every cell of a sweep; see `vramplan.estimate`.
+
+    ``turns`` are the sets of shapes of a model that is run with one after the other; ``shapes`` is then the largest of them.
+    """
 
     gpu: Gpu | None = None
     args: tuple[Any, ...] | None = None
     kwargs: Mapping[str, Any] | None = None
     shapes: Shapes = field(default_factory=dict)
+    turns: tuple[Shapes, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict)
     max_shapes: Shapes = field(default_factory=dict)
     workspace_bytes: int | None = None
@@ -52,7 +60,7 @@ class Options:
         cls,
         *,
         gpu: str | Gpu | None = None,
-        shapes: Shapes | None = None,
+        shapes: Shapes | Sequence[Shapes] | None = None,
         dims: Mapping[str, int] | None = None,
         max_shapes: Shapes | None = None,
         memory_format: str | None = None,
@@ -63,9 +71,11 @@ class Options:
         if memory_format is not None and memory_format not in MEMORY_FORMATS:
             raise UsageError(f"unknown memory format {memory_format[:40]!r}", hint=close_matches(memory_format, MEMORY_FORMATS))
         parse_session_options(runtime_options or {})
+        turns = _turns(shapes)
         return cls(
             gpu=find_card(gpu) if isinstance(gpu, str) else gpu,
-            shapes=shapes or {},
+            shapes=max(turns, key=_elements, default={}),
+            turns=turns if len(turns) > 1 else (),
             dims=dims or {},
             max_shapes=max_shapes or {},
             memory_format=memory_format,
@@ -76,6 +86,11 @@ class Options:
     def checked(self, runtimes: Iterable[str]) -> Options:
         """Themselves. `UsageError` for an option that none of *runtimes* understands."""
         known = set(runtimes)
+        if self.turns and "torch" in known:
+            raise UsageError(
+                "shapes that change between runs are not modelled for PyTorch, which plans nothing ahead",
+                hint="Give one shape, or use --runtime onnxruntime.",
+            )
         for runtime, (names, message) in _OWNERS.items():
             if runtime not in known and any(getattr(self, name) != getattr(_NOTHING, name) for name in names):
                 raise UsageError(message, hint=f"Use them with --runtime {runtime}.")
@@ -88,3 +103,21 @@ class Options:
 
 
 _NOTHING = Options()
+
+
+def _turns(shapes: Shapes | Sequence[Shapes] | None) -> tuple[Shapes, ...]:
+    """Each set of shapes once, in order. `UsageError` when they are not of the same inputs, or too many."""
+    given = [shapes] if isinstance(shapes, Mapping) else [*(shapes or ())]
+    turns: list[Shapes] = []
+    for each in given:
+        if set(each) != set(given[0]):
+            raise UsageError("the sets of shapes are not of the same inputs", hint="Give each input as many shapes, or one.")
+        if each not in turns:
+            turns.append(each)
+    if len(turns) > MOST_TURNS:
+        raise UsageError(f"{len(turns)} sets of shapes are more than {MOST_TURNS}", hint="Give those that differ most.")
+    return tuple(turns)
+
+
+def _elements(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())

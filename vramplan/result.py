@@ -90,12 +90,21 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a session whose shapes change between runs: its peaks, and what the process takes after it."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    phase: PhasePeak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate(Shown):
     """One cell: a model on one runtime, at one precision, batch and memory format. Every size is in bytes.
 
     ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``account`` says
     where the bytes of the total go, line by line, for runtimes that can tell (ONNX Runtime). ``convolutions`` are
-    the calls of cuDNN by their op's index in the program. ``runtime_options`` are those the user gave (ONNX Runtime).
+    the calls of cuDNN by their op's index in the program. ``runtime_options`` are those the user gave (ONNX Runtime), ``runs``
+    those of a session whose shapes change, in order.
     """
 
     model: ModelFacts
@@ -117,6 +126,7 @@ class Estimate(Shown):
     program: MemoryProgram
     flops: int | None = None
     account: tuple[tuple[str, int], ...] = ()
+    runs: tuple[Run, ...] = ()
     runtime_options: Mapping[str, str] = field(default_factory=dict)
     convolutions: Mapping[int, ConvCall] = field(default_factory=dict, repr=False)
 

@@ -5,7 +5,9 @@ The graph is the one that ONNX Runtime makes of the file, where it is installed 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vramplan.device import ort_graph
@@ -16,10 +18,12 @@ from vramplan.held import Bound, Held
 from vramplan.options import Options
 from vramplan.precision import Converted, Policy, apply_policy
 from vramplan.ranges import Evidence, Range
+from vramplan.result import Run
 from vramplan.runtimes.onnxruntime.optimised import for_cuda
 from vramplan.runtimes.onnxruntime.options import Search, SessionOptions, parse_session_options
 from vramplan.runtimes.onnxruntime.plan import SessionPlan, plan_session
 from vramplan.runtimes.onnxruntime.session import Declared
+from vramplan.runtimes.plan import PhasePeak
 from vramplan.sources import Source, open_model
 from vramplan.workspace.cudnn import ConvWorkspaces, CudnnFlags, conv_workspaces
 
@@ -49,7 +53,19 @@ def held_by_session(bound: Bound, converted: Converted, options: Options) -> Hel
         memory_format="channels_last" if session.prefers_nhwc else "contiguous",
         account=(("context and kernels", run.nominal_bytes), *solved.account),
         notes=(note, *solved.notes),
+        runs=tuple(_runs(bound, solved, run.nominal_bytes)),
     )
+
+
+def _runs(bound: Bound, solved: SessionPlan, context_bytes: int) -> Iterator[Run]:
+    for index, peaks in solved.runs:
+        graph = bound.turns[index]
+        phase = PhasePeak(
+            allocated_peak_bytes=peaks.in_use_peak_bytes,
+            reserved_peak_bytes=peaks.reserved_peak_bytes,
+            process_bytes=peaks.device_bytes + context_bytes,
+        )
+        yield Run(shapes={name: graph.tensors[name].shape or () for name in graph.inputs}, phase=phase)
 
 
 def _workspaces(options: Options, session: SessionOptions) -> ConvWorkspaces:
@@ -61,19 +77,24 @@ def _planned(
     bound: Bound, converted: Converted, session: SessionOptions, workspaces: ConvWorkspaces
 ) -> tuple[SessionPlan, str]:
     """The plan of the session's graph, and whose graph it is."""
-    declared = Declared.of([item.dims for item in bound.source.inputs])
-    graph, version = _session_graph(bound, converted.policy, session.level)
-    if graph is not None:
-        solved = plan_session(graph, session, declared, workspaces, is_optimised=True)
-        return solved, f"ONNX Runtime {version}, installed here, optimised the graph"
-    solved = plan_session(converted.graph, session, declared, workspaces)
+    plan = functools.partial(
+        plan_session, declared=Declared.of([item.dims for item in bound.source.inputs]), workspaces=workspaces
+    )
+    optimised, version = _optimised(bound, session.level)
+    if optimised is not None:
+        with contextlib.suppress(VramplanError, ValueError):  # a graph that our reader makes nothing of
+            at = functools.partial(_optimised_graph, optimised, policy=converted.policy, level=session.level)
+            turns = tuple(map(at, bound.turns))
+            solved = plan(at(bound.graph), session, turns=turns, is_optimised=True)
+            return solved, f"ONNX Runtime {version}, installed here, optimised the graph"
+    turns = tuple(apply_policy(graph, converted.policy).graph for graph in bound.turns)
+    solved = plan(converted.graph, session, turns=turns)
     if session.level in ("extended", "all"):
-        plainer = plan_session(converted.graph, replace(session, level="basic"), declared, workspaces)
-        solved = _widened(solved, plainer)
-    how = "did not answer" if version else "is not installed"
+        solved = _widened(solved, plan(converted.graph, replace(session, level="basic"), turns=turns))
+    how = "gave no answer that can be used" if version else "is not installed"
     return solved, (
-        f"ONNX Runtime {how}: the graph is optimised by rules of our own, and high includes a graph with fewer fusions; with"
-        " `pip install onnxruntime` it is asked for its own"
+        f"ONNX Runtime {how}: the graph is optimised by rules of our own, and high includes a graph with fewer fusions"
+        + ("" if version else "; with `pip install onnxruntime` it is asked for its own")
     )
 
 
@@ -95,44 +116,38 @@ def _arena_parts(solved: SessionPlan) -> tuple[Range, ...]:
     return (plan.weights, plan.inputs, plan.activations, plan.outputs, plan.workspace, plan.allocator_slack)
 
 
-def _session_graph(bound: Bound, policy: Policy, level: str) -> tuple[Graph | None, str]:
-    """The graph that ONNX Runtime makes of the file, at the sizes and types of this estimate, and its version.
+def _optimised(bound: Bound, level: str) -> tuple[bytes | None, str]:
+    """The model that ONNX Runtime makes of the file, serialized, and its version.
 
-    None when it is not installed (no version either), or gave no answer that can be used. `RefusedError` as it says.
+    None when it is not installed (no version either), or gave no answer. `RefusedError` when it does not take the model.
     """
     version = ort_graph.installed_version()
-    answer = _answer(bound.source, level) if version else None
+    answer = _answer(bound.source.onnx.structure, "extended" if level == "all" else level) if version else None
     if isinstance(answer, ort_graph.Refusal):
         raise RefusedError(
             f"ONNX Runtime {answer.version} refuses {bound.source.onnx.where}: {answer.reason}",
             hint="Correct the export. `--runtime tensorrt` does not ask ONNX Runtime.",
         )
-    if answer is None:
-        return None, version or ""
-    shapes = {name: bound.graph.tensors[name].shape for name in bound.graph.inputs}
-    known = {name: shape for name, shape in shapes.items() if shape is not None}
-    try:
-        graph = _bound(answer.model_bytes, tuple(known.items()))
-        graph = for_cuda(graph, bound.graph, joins_masks=level in ("extended", "all"))
-    except (VramplanError, ValueError):
-        return None, answer.version
-    return apply_policy(graph, policy).graph, answer.version
+    return (answer.model_bytes, answer.version) if answer is not None else (None, version or "")
 
 
-def _answer(source: Source, level: str) -> ort_graph.Answer | None:
-    return _remembered(source.onnx.structure, "extended" if level == "all" else level)
+def _optimised_graph(model_bytes: bytes, original: Graph, *, policy: Policy, level: str) -> Graph:
+    """The graph of the model at the sizes of *original*, as a session of the CUDA provider has it, under *policy*."""
+    shapes = {name: original.tensors[name].shape for name in original.inputs}
+    graph = _bound(model_bytes, tuple((name, shape) for name, shape in shapes.items() if shape is not None))
+    return apply_policy(for_cuda(graph, original, joins_masks=level in ("extended", "all")), policy).graph
 
 
 @functools.lru_cache(maxsize=16)
-def _remembered(structure: bytes, level: str) -> ort_graph.Answer | None:
+def _answer(structure: bytes, level: str) -> ort_graph.Answer | None:
     return ort_graph.ask(structure, level)
 
 
 @functools.lru_cache(maxsize=8)
 def _bound(model_bytes: bytes, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Graph:
-    return _optimised(model_bytes).bind(batch=None, shapes=dict(shapes), dims={})
+    return _opened(model_bytes).bind(batch=None, shapes=dict(shapes), dims={})
 
 
 @functools.lru_cache(maxsize=4)
-def _optimised(model_bytes: bytes) -> Source:
+def _opened(model_bytes: bytes) -> Source:
     return open_model(model_bytes)

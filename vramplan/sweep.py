@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class Sweep(Shown):
         """
         if self.source is None and self.module is None:
             raise UsageError("a built engine cannot be changed", hint="Name the .onnx file it was built from.")
+        if self.options.turns and (change.batch is not None or change.dims or change.shapes):
+            raise UsageError("shapes that change between runs are the caller's to change")
         tell(f"trying {change.flags}")
         asked = next((batch for known, batch in zip(self.cells, self.batches, strict=True) if known is cell), cell.batch)
         batch = asked if change.batch is None else change.batch
@@ -88,7 +90,7 @@ def sweep(
     precisions: Iterable[str] = ("as-is",),
     runtimes: Iterable[str | None] = (None,),
     gpu: str | Gpu | None = None,
-    shapes: Shapes | None = None,
+    shapes: Shapes | Sequence[Shapes] | None = None,
     dims: Mapping[str, int] | None = None,
     **more: Any,
 ) -> Sweep:

@@ -233,17 +233,18 @@ def _tries(cells: Sequence[Estimate], limit: Limit | None, resolve: Resolve) -> 
     if over and limit:
         solved = [attempt for attempt in solved if attempt[1].total_bytes <= limit.size_bytes] or solved
     for change, cell in solved[:TRY_COUNT]:
-        flags = change.flags if len(cells) == 1 else _full_flags(base, change)
+        flags = change.flags if len(cells) == 1 else _full_flags(base, change, is_in_turn=any(each.runs for each in cells))
         if len({each.runtime for each in cells}) > 1:
             flags = f"--runtime {base.runtime} {flags}"
         yield Try(flags=flags, total_bytes=cell.total_bytes, text=f"{flags}: {_effect(base, cell, limit)}")
 
 
-def _full_flags(base: Estimate, change: Change) -> str:
-    """Among several cells the flags have to say which one is changed."""
+def _full_flags(base: Estimate, change: Change, *, is_in_turn: bool) -> str:
+    """Among several cells the flags have to say which one is changed; shapes that change between runs say the batch."""
+    own_batch = None if is_in_turn else base.batch
     full = Change(
         precision=change.precision or base.precision,
-        batch=change.batch if change.batch is not None else base.batch,
+        batch=change.batch if change.batch is not None else own_batch,
         dims=change.dims,
         shapes=change.shapes,
         memory_format=change.memory_format,

@@ -129,3 +129,64 @@ def test_what_does_not_go_together_is_one_message_and_exit_2(vramplan: Callable,
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+IN_TURN = ["--shape", "input:8x3x224x224", "--shape", "input:1x3x224x224"]
+
+
+def test_shapes_that_change_between_runs_are_run_in_turn(vramplan: Callable):
+    outcome = vramplan("estimate", FILE, *IN_TURN, "--precision", "fp32", "--gpu", "h200", "--json")
+    tensorrt, session = json.loads(outcome.out)["rows"]
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert [run["shapes"]["input"][0] for run in session["runs"]] == [8, 1, 8, 1]
+    processes = [run["process_bytes"] for run in session["runs"]]
+    assert processes == sorted(processes)  # an arena gives nothing back
+    assert session["total_bytes"] >= processes[-1]
+    assert session["inputs"][0]["shape"] == [8, 3, 224, 224]
+    assert tensorrt["profile"]["max_shapes"] == {"input": [8, 3, 224, 224]}
+    assert "runs" not in tensorrt
+
+
+def test_the_order_of_the_shapes_does_not_change_which_is_the_largest(vramplan: Callable):
+    small_first = ["--shape", "input:1x3x224x224", "--shape", "input:8x3x224x224"]
+    found = json.loads(
+        vramplan("estimate", FILE, *small_first, "--runtime", "onnxruntime", "--precision", "fp32", "--json").out
+    )
+    (row,) = found["rows"]
+    assert [run["shapes"]["input"][0] for run in row["runs"]] == [1, 8, 1, 8]
+    assert row["inputs"][0]["shape"][0] == 8
+    assert row["runs"][0]["process_bytes"] < row["runs"][1]["process_bytes"]
+
+
+def test_shapes_in_turn_hold_at_least_what_the_largest_alone_holds():
+    small, large = {"input": (1, 3, 224, 224)}, {"input": (8, 3, 224, 224)}
+    alone = estimate(FILE, shapes=large, runtime="onnxruntime", runtime_options={"arena_extend_strategy": "kSameAsRequested"})
+    both = estimate(
+        FILE, shapes=[small, large], runtime="onnxruntime", runtime_options={"arena_extend_strategy": "kSameAsRequested"}
+    )
+    assert both.lower_bound_bytes == alone.lower_bound_bytes
+    assert both.total_bytes >= alone.total_bytes
+    assert estimate(FILE, shapes=[large], runtime="onnxruntime").runs == ()
+
+
+def test_the_table_shows_each_run(vramplan: Callable):
+    outcome = vramplan("estimate", FILE, *IN_TURN, "--precision", "fp32", "--runtime", "onnxruntime")
+    assert "Run after run, onnxruntime, fp32" in outcome.out
+    assert outcome.out.count("input 8×3×224×224") == 3  # the headline and two runs
+    assert max(map(len, outcome.out.splitlines())) <= 100
+    assert "-b 8" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([MODEL, "--runtime", "torch", *IN_TURN], "shapes that change between runs are not modelled for PyTorch"),
+        ([FILE, "--shape", "input:8x3x224x224", "--shape", "input:1x3x224"], "axes"),
+        ([FILE, "--shape", "nope:1x3", "--shape", "nope:2x3"], "no input 'nope'"),
+        ([FILE, *(word for size in range(1, 40) for word in ("--shape", f"input:{size}x3x32x32"))], "are more than 32"),
+    ],
+)
+def test_shapes_in_turn_that_cannot_be_are_one_message(vramplan: Callable, words: list[str], message: str):
+    outcome = vramplan("estimate", *words)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert message in outcome.err

@@ -172,6 +172,17 @@ class AccountLine(Object):
     """How many; negative where something makes the process smaller."""
 
 
+class Run(Object):
+    shapes: dict[str, list[Count]]
+    """The shape of each input of this run."""
+    allocated_peak_bytes: Bytes
+    """The most that the arena had handed out."""
+    reserved_peak_bytes: Bytes
+    """The most that the arena held."""
+    process_bytes: Bytes
+    """What the process takes after it."""
+
+
 class EstimateRow(Object):
     """One cell: a runtime, a precision, a batch, a memory format."""
 
@@ -218,6 +229,8 @@ class EstimateRow(Object):
     """An engine that is built for larger shapes (`--max-shape`); null without."""
     notes: list[Text]
     """Doubts about the result."""
+    runs: list[Run] = MAYBE
+    """ONNX Runtime, with several shapes for an input: two rounds of runs, in the order they were given."""
     account: list[AccountLine] = MAYBE
     """ONNX Runtime: where the bytes of the process go; the lines sum to `total_bytes`."""
     layers: list[Layer] = MAYBE

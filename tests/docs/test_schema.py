@@ -21,6 +21,7 @@ SAMPLES = (
     ("estimate", "yolov8s", "-b", "1,8", "--precision", "int8", "--gpu", "3090", "--budget", "300MiB", "--layers"),
     ("estimate", "mobilenet_v2", "--runtime", "onnxruntime", "--layers"),
     ("estimate", "resnet50", "--max-shape", "input:8x3x224x224"),
+    ("estimate", "mobilenet_v2", "--runtime", "onnxruntime", "--shape", "input:1x3x224x224", "--shape", "input:1x3x96x96"),
     ("streams", "yolov8s", "--gpu", "3090,t4", "--require", "10"),
     ("streams", "yolov8s", "mobilenet_v2", "--gpu", "all", "--stream", "12x1080p30/h264", "--stream", "4k25/hevc"),
     ("gpus",),

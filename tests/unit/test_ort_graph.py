@@ -29,7 +29,7 @@ NUMPY = {FLOAT: np.float32, HALF: np.float16}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VRAMPLAN_CACHE_DIR", str(tmp_path / "cache"))
-    sessions._remembered.cache_clear()
+    sessions._answer.cache_clear()
     return tmp_path / "cache"
 
 

@@ -74,6 +74,22 @@ def read_shapes(flag: str, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def read_turns(flag: str, texts: Iterable[str]) -> list[dict[str, tuple[int, ...]]]:
+    """The sets of shapes that a model is run with in turn: an input with several shapes has one in each, the others stay."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for text in texts:
+        for name, shape in read_shapes(flag, [text]).items():
+            shapes.setdefault(name, []).append(shape)
+    count = max(map(len, shapes.values()), default=1)
+    for name, given in shapes.items():
+        if len(given) not in (1, count):
+            raise UsageError(
+                f"{flag}: input {name[:80]!r} has {len(given)} shapes, another one {count}",
+                hint="Give each input as many shapes as there are runs, or one for all of them.",
+            )
+    return [{name: given[min(turn, len(given) - 1)] for name, given in shapes.items()} for turn in range(count)]
+
+
 def read_dims(texts: Iterable[str]) -> dict[str, int]:
     """``height=640`` by the name of a dynamic dimension; several may stand in one text, with commas."""
     dims: dict[str, int] = {}

@@ -25,7 +25,7 @@ def estimate_command(
     gpu: flags.CardName = None,
     vram: flags.Vram = None,
     budget: flags.Budget = None,
-    shape: flags.Shapes = None,
+    shape: flags.TurnShapes = None,
     dim: flags.Dims = None,
     max_shape: flags.MaxShapes = None,
     workspace: flags.Workspace = None,
@@ -60,7 +60,7 @@ def estimate_command(
     card = _card(gpu, vram)
 
     from vramplan.choosing import usual_runtimes  # noqa: PLC0415  keeps start-up fast
-    from vramplan.report.account import account_sections  # noqa: PLC0415
+    from vramplan.report.account import account_sections, run_sections  # noqa: PLC0415
     from vramplan.report.content import Report  # noqa: PLC0415
     from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.sweep import sweep  # noqa: PLC0415
@@ -76,7 +76,7 @@ def estimate_command(
             precisions=arguments.read_precisions(precision or (_default_precisions(model, runtimes),)),
             runtimes=runtimes,
             gpu=card,
-            shapes=arguments.read_shapes("--shape", shape or ()),
+            shapes=arguments.read_turns("--shape", shape or ()),
             dims=arguments.read_dims(dim or ()),
             max_shapes=arguments.read_shapes("--max-shape", max_shape or ()),
             workspace_bytes=arguments.read_size("--workspace", workspace),
@@ -86,7 +86,7 @@ def estimate_command(
             runtime_options=arguments.read_options(runtime_option or ()),
         )
         verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
-    sections = tuple(account_sections(cells)) if explain else ()
+    sections = (*run_sections(cells), *(account_sections(cells) if explain else ()))
     report = Report(
         cells=cells.cells,
         verdict=verdict,

@@ -45,7 +45,12 @@ Runtimes = Annotated[
     ),
 ]
 Shapes = Annotated[
-    list[str] | None, typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640.")
+    list[str] | None,
+    typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640."),
+]
+TurnShapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="INPUT:SHAPE", help="An input's shape: images:1x3x640x640; several are run in turn."),
 ]
 Dims = Annotated[list[str] | None, typer.Option("--dim", metavar="NAME=N", help="A dynamic dimension: height=640.")]
 MaxShapes = Annotated[

@@ -1,4 +1,4 @@
-"""Where the bytes of a process go, line by line, for runtimes that can tell: ``--explain``."""
+"""Where the bytes of a process go, line by line (``--explain``), and run by run where shapes change between runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from vramplan.report.content import Section
 from vramplan.report.grid import Grid
+from vramplan.report.words import shape_text, shorten
 from vramplan.result import Estimate
 from vramplan.units import format_bytes
 from vramplan.verdict import cell_name
@@ -18,6 +19,27 @@ def account_sections(cells: Iterable[Estimate]) -> Iterator[Section]:
             yield Section(
                 title=f"Where the bytes go, {cell.runtime}, {cell_name(cell)}", grid=_grid(cell), sentence=_sentence(cell)
             )
+
+
+def run_sections(cells: Iterable[Estimate]) -> Iterator[Section]:
+    """One table for each cell whose shapes change between runs: what is alive, what the arena holds, and the process."""
+    for cell in cells:
+        if cell.runs:
+            yield Section(
+                title=f"Run after run, {cell.runtime}, {cell.precision}",
+                grid=_run_grid(cell),
+                sentence=f"What an arena took it keeps; after more runs the process takes {format_bytes(cell.total_bytes)}.",
+            )
+
+
+def _run_grid(cell: Estimate) -> Grid:
+    rows = []
+    for number, run in enumerate(cell.runs, start=1):
+        shapes = ", ".join(f"{shorten(name, 24)} {shape_text(shape)}" for name, shape in run.shapes.items())
+        phase = run.phase
+        sizes = (phase.allocated_peak_bytes, phase.reserved_peak_bytes, phase.process_bytes or 0)
+        rows.append((str(number), shapes, *map(format_bytes, sizes)))
+    return Grid(headers=("run", "shapes", "in use", "arena", "process"), rows=tuple(rows), words=frozenset({"shapes"}))
 
 
 def _grid(cell: Estimate) -> Grid:

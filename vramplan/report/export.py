@@ -17,7 +17,7 @@ from vramplan.report.grid import Grid
 from vramplan.report.rows import Row, estimate_rows, layer_rows, live_rows
 from vramplan.report.terminal import SEPARATOR, verdict_lines
 from vramplan.report.words import padded, printable
-from vramplan.result import Binding, Estimate, ModelFacts, Profile
+from vramplan.result import Binding, Estimate, ModelFacts, Profile, Run
 from vramplan.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -164,9 +164,15 @@ def _row(cell: Estimate, *, shows_layers: bool) -> dict[str, Any]:
         "profile": _profile(cell.profile) if cell.profile else None,
         "notes": list(cell.notes),
     }
+    if cell.runs:
+        row["runs"] = [_run(run) for run in cell.runs]
     if cell.account:
         row["account"] = [{"name": name, "size_bytes": size} for name, size in cell.account]
     return row | ({"layers": [asdict(layer) for layer in cell.layers]} if shows_layers else {})
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {"shapes": {name: list(shape) for name, shape in run.shapes.items()}, **_known(asdict(run.phase))}
 
 
 def _known(phase: Mapping[str, Any]) -> dict[str, Any]:

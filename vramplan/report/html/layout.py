@@ -21,7 +21,7 @@ from vramplan.program import Action, Lifetime, MemoryProgram, Role
 from vramplan.result import Estimate
 from vramplan.runtimes.lowering import ALIGNMENT
 from vramplan.runtimes.onnxruntime.options import SessionOptions, parse_session_options
-from vramplan.runtimes.onnxruntime.session import RUNS
+from vramplan.runtimes.onnxruntime.session import runs_in
 from vramplan.runtimes.tensorrt import OWN_ROLES
 
 _SEGMENT_ROOM = 1 << 44
@@ -133,7 +133,7 @@ def _arena(program: MemoryProgram, op_index: int, options: SessionOptions) -> La
     def after(step: int) -> None:
         seen.after(step, arena.reserved_bytes, arena.in_use_bytes)
 
-    replay(program, run_phases=RUNS, reserves_weights=options.reserves_weights, arena=arena, after=after)
+    replay(program, run_phases=runs_in(program), reserves_weights=options.reserves_weights, arena=arena, after=after)
     return seen.layout(program, op_index, "region")
 
 

@@ -11,7 +11,7 @@ held at the peak of a settled run, and the rest of the arena is slack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
@@ -28,9 +28,12 @@ from vramplan.runtimes.onnxruntime.session import (
     RUNS,
     Declared,
     Prepared,
+    Turn,
     by_step,
     orders_by_size,
+    phases_of,
     prepare,
+    runs_in,
     session_program,
 )
 from vramplan.runtimes.plan import Inside, Layer, PhasePeak, Plan
@@ -51,25 +54,42 @@ class SessionPlan:
     device_bytes: Mapping[str, int]
     account: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    runs: tuple[tuple[int, BfcPeaks], ...] = ()
 
 
 def plan_session(
-    graph: Graph, options: SessionOptions, declared: Declared, workspaces: ConvWorkspaces, *, is_optimised: bool = False
+    graph: Graph,
+    options: SessionOptions,
+    declared: Declared,
+    workspaces: ConvWorkspaces,
+    *,
+    is_optimised: bool = False,
+    turns: Sequence[Graph] = (),
 ) -> SessionPlan:
     """What a session of *graph* and its runs hold. UsageError when that is more than ``gpu_mem_limit``.
 
-    *is_optimised* says that *graph* is what ONNX Runtime made of the file, in its order.
+    *is_optimised* says that *graph* is what ONNX Runtime made of the file, in its order. *turns* is the graph at each of the
+    sets of shapes that are run in turn, where they change; ``runs`` of the answer are then the first two rounds, each run with
+    the index of its turn.
     """
-    return _Solver(prepare(graph, options, declared, is_optimised=is_optimised), options, workspaces).solved()
+    prepared = [prepare(each, options, declared, is_optimised=is_optimised) for each in turns or (graph,)]
+    return _Solver(prepared, options, workspaces).solved()
 
 
 class _Solver:
-    """One prepared graph under one set of options, replayed with several assumptions."""
+    """A prepared graph, at one or several sets of shapes, under one set of options, replayed with several assumptions.
 
-    def __init__(self, prepared: Prepared, options: SessionOptions, workspaces: ConvWorkspaces) -> None:
-        self.prepared, self.options = prepared, options
-        self.tensors = prepared.rewritten.tensors
-        self.ranges = scratch_of(prepared.nodes, self.tensors, options, workspaces, is_nhwc=prepared.is_nhwc)
+    ``prepared`` and what follows from it are of the turn that is the largest.
+    """
+
+    def __init__(self, turns: Sequence[Prepared], options: SessionOptions, workspaces: ConvWorkspaces) -> None:
+        self.turns, self.options = turns, options
+        self.scratches = [
+            scratch_of(turn.nodes, turn.rewritten.tensors, options, workspaces, is_nhwc=turn.is_nhwc) for turn in turns
+        ]
+        self.steady = phases_of("steady", len(turns))
+        self.choose(max(range(len(turns)), key=lambda index: sum(buffer.size_bytes for buffer in turns[index].buffers)))
+        prepared = self.prepared
         weights = tuple((name, self.tensors[name].size_bytes) for name in prepared.rewritten.initializers)
         self.orders = self.within_limit(lambda: orders_by_size(weights, options.arena, is_reserved=options.reserves_weights))
         self.note = workspaces.note
@@ -77,7 +97,7 @@ class _Solver:
     def replayed(self, program: MemoryProgram, options: SessionOptions | None = None) -> dict[str, BfcPeaks]:
         chosen = options or self.options
         return self.within_limit(
-            lambda: replay(program, chosen.arena, run_phases=RUNS, reserves_weights=chosen.reserves_weights)
+            lambda: replay(program, chosen.arena, run_phases=runs_in(program), reserves_weights=chosen.reserves_weights)
         )
 
     def within_limit(self, solve: Callable[[], Solved]) -> Solved:
@@ -91,32 +111,68 @@ class _Solver:
                 hint="ONNX Runtime would fail too. Raise gpu_mem_limit, or leave it out.",
             ) from None
 
-    def settled_bytes(self, scratch: Mapping[int, int], order: tuple[str, ...]) -> int:
+    def choose(self, index: int) -> None:
+        """Let the turn at *index* be the one that is described."""
+        self.index, self.prepared, self.ranges = index, self.turns[index], self.scratches[index]
+        self.tensors = self.prepared.rewritten.tensors
+
+    def program(self, size_of: Callable[[Range], int], order: tuple[str, ...]) -> MemoryProgram:
+        """All turns, with *size_of* each scratch."""
+        turns = [
+            Turn(prepared=turn, scratch={step: size_of(size) for step, size in ranges.items()})
+            for turn, ranges in zip(self.turns, self.scratches, strict=True)
+        ]
+        return session_program(turns, order)
+
+    def settled_bytes(self, size_of: Callable[[Range], int], order: tuple[str, ...]) -> int:
         """The arena in the end; no more than the limit when that is met."""
         try:
-            program = session_program(self.prepared, scratch, order)
-            peaks = replay(program, self.options.arena, run_phases=RUNS, reserves_weights=self.options.reserves_weights)
+            program = self.program(size_of, order)
+            peaks = replay(
+                program, self.options.arena, run_phases=runs_in(program), reserves_weights=self.options.reserves_weights
+            )
         except OutOfMemory as error:
             return error.limit_bytes or error.reserved_bytes
-        return peaks["steady"].device_bytes
+        return peaks[self.steady[-1]].device_bytes
 
     def solved(self) -> SessionPlan:
         """Nominal, with the limits around it."""
-        scratch = {step: size.nominal_bytes for step, size in self.ranges.items()}
-        program = session_program(self.prepared, scratch, self.orders[len(self.orders) // 2])
-        peaks = self.replayed(program)
-        low = self.settled_bytes({step: size.low_bytes for step, size in self.ranges.items()}, self.orders[0])
-        high = self.settled_bytes({step: size.high_bytes for step, size in self.ranges.items()}, self.orders[-1])
+        program = self.program(lambda size: size.nominal_bytes, self.orders[len(self.orders) // 2])
+        by_phase = self.replayed(program)
+        peaks = {name: self.round(by_phase, name) for name in SHOWN}
+        low = self.settled_bytes(lambda size: size.low_bytes, self.orders[0])
+        high = self.settled_bytes(lambda size: size.high_bytes, self.orders[-1])
         plan = self.planned(program, peaks, low, high)
         return SessionPlan(
             plan=plan,
             device_bytes={name: peaks[name].device_bytes for name in SHOWN},
             account=tuple(self.account(program, peaks, plan)),
             notes=tuple(self.notes()),
+            runs=tuple(self.runs(by_phase)) if len(self.turns) > 1 else (),
         )
 
+    def round(self, peaks: Mapping[str, BfcPeaks], name: str) -> BfcPeaks:
+        """The peaks of the round *name*, whatever its runs are called, and what is held at its end."""
+        if name in peaks:
+            return peaks[name]
+        found = [peaks[phase] for phase in phases_of(name, len(self.turns))]
+        return replace(
+            found[-1],
+            in_use_peak_bytes=max(each.in_use_peak_bytes for each in found),
+            reserved_peak_bytes=max(each.reserved_peak_bytes for each in found),
+        )
+
+    def runs(self, peaks: Mapping[str, BfcPeaks]) -> Iterator[tuple[int, BfcPeaks]]:
+        """Two rounds: in the first nothing is planned yet, in the second each turn has its memory pattern."""
+        for name in RUNS[:2]:
+            for index, phase in enumerate(phases_of(name, len(self.turns))):
+                yield index, peaks[phase]
+
     def planned(self, program: MemoryProgram, peaks: Mapping[str, BfcPeaks], low: int, high: int) -> Plan:
-        peak = program.peak("steady")
+        index, peak = max(
+            enumerate(program.peak(phase) for phase in self.steady), key=lambda found: (found[1].live_bytes, -found[0])
+        )
+        self.choose(index)
         held = dict.fromkeys(Role, 0)
         for index in peak.live:
             held[program.buffers[index].role] += program.buffers[index].size_bytes
@@ -194,7 +250,8 @@ class _Solver:
     def layers(self, program: MemoryProgram) -> Iterator[Layer]:
         """One row for each kernel on the GPU."""
         weights = frozenset(self.prepared.rewritten.initializers)
-        first_op = next((index for index, name in enumerate(program.ops) if name == "inputs"), 0)
+        starts = [index for index, name in enumerate(program.ops) if name == "inputs"]
+        first_op = starts[self.index] if starts else 0
         for step, (node, live) in enumerate(zip(self.prepared.nodes, self.live_bytes(), strict=True)):
             if not self.prepared.is_on_gpu(node):
                 continue
@@ -216,7 +273,8 @@ class _Solver:
         """Where the arena's bytes go; the lines sum to the arena."""
         arena = replace(self.options.arena, strategy=ExtendStrategy.SAME_AS_REQUESTED, limit_bytes=None)
         device = peaks["steady"].device_bytes
-        least = min(self.replayed(program, replace(self.options, arena=arena))["steady"].device_bytes, device)
+        grown = self.replayed(program, replace(self.options, arena=arena))
+        least = min(self.round(grown, "steady").device_bytes, device)
         held = [
             ("weights", plan.weights.nominal_bytes),
             ("inputs and outputs, copied from and to the CPU", plan.inputs.nominal_bytes + plan.outputs.nominal_bytes),

@@ -5,6 +5,9 @@
 ``run2``     the same, with one block for all results (`pattern`); what run 1 took from the arena stays beside it
 ``run3``     as run 2, until the arena has settled
 ``steady``   the run after that: the measured fourth
+
+A session whose input shapes change has one plan for each set of shapes, a `Turn`, and runs them one after the other, round
+after round: each has its own memory pattern, and all share the arena.
 """
 
 from __future__ import annotations
@@ -127,26 +130,44 @@ def _loaded_bytes(sizes: Iterable[int], rules: BfcRules, *, is_reserved: bool) -
     return driver_bytes(region.size_bytes for region in arena.regions)
 
 
-def session_program(prepared: Prepared, scratch: Mapping[int, int], order: Sequence[str]) -> MemoryProgram:
-    """The program of a session and its runs; *scratch* is bytes by the position of a node."""
-    return _Writer(prepared, scratch).program(order)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A graph at one set of shapes, and the scratch of its kernels: bytes by the position of a node."""
+
+    prepared: Prepared
+    scratch: Mapping[int, int]
+
+
+def phases_of(name: str, turn_count: int) -> tuple[str, ...]:
+    """The phases that the round *name* of `RUNS` has: itself, or one for each set of shapes."""
+    return (name,) if turn_count == 1 else tuple(f"{name}, shapes {number}" for number in range(1, turn_count + 1))
+
+
+def runs_in(program: MemoryProgram) -> frozenset[str]:
+    """The phases of a session's program that are a run each."""
+    return frozenset(phase.name for phase in program.phases if phase.name.partition(",")[0] in RUNS)
+
+
+def session_program(turns: Sequence[Turn], order: Sequence[str]) -> MemoryProgram:
+    """The program of a session and its runs, all *turns* in each round; *order* is that of the initializers."""
+    builder = ProgramBuilder()
+    writers = [_Writer(turn, builder) for turn in turns]
+    writers[0].load(order)
+    builder.phase("session")
+    for name in RUNS:
+        for writer, phase in zip(writers, phases_of(name, len(turns)), strict=True):
+            writer.run(has_pattern=name != RUNS[0] and writer.prepared.pattern_bytes > 0)
+            builder.phase(phase)
+    return builder.build()
 
 
 class _Writer:
-    """Writes the phases down, one after the other."""
+    """Writes one turn down."""
 
-    def __init__(self, prepared: Prepared, scratch: Mapping[int, int]) -> None:
-        self.prepared, self.scratch, self.tensors = prepared, scratch, prepared.rewritten.tensors
-        self.builder = ProgramBuilder()
-        self.starts, self.stops = by_step(prepared.buffers)
-
-    def program(self, order: Sequence[str]) -> MemoryProgram:
-        self.load(order)
-        self.builder.phase("session")
-        for name in RUNS:
-            self.run(has_pattern=name != RUNS[0] and self.prepared.pattern_bytes > 0)
-            self.builder.phase(name)
-        return self.builder.build()
+    def __init__(self, turn: Turn, builder: ProgramBuilder) -> None:
+        self.prepared, self.scratch, self.tensors = turn.prepared, turn.scratch, turn.prepared.rewritten.tensors
+        self.builder = builder
+        self.starts, self.stops = by_step(turn.prepared.buffers)
 
     def load(self, order: Sequence[str]) -> None:
         """Initializers; with ``prefer_nhwc`` each weight of a convolution is copied into that layout, and then goes."""
