@@ -194,6 +194,7 @@ def test_open_axes_without_a_name_are_asked_for(chromium: Any, ask: Asking):
     page.get_by_label("shape of x").fill("1x3x320x320")
     page.get_by_label("shape of x").press("Enter")
     until(page, "document.getElementById('top').textContent.includes('4×3×320×320')")
+    page.wait_for_load_state("networkidle")
     assert problems == []
 
 

@@ -236,7 +236,7 @@ def test_a_question_that_takes_too_long_ends_with_its_process(tmp_path: Path):
     (tmp_path / "long.onnx").write_bytes(chain_onnx(15_000))
     named = Named(name="long.onnx", path=str(tmp_path / "long.onnx"))
     question = read_estimate([("dim", "height=64"), ("dim", "width=64")], lambda _: named)
-    process = Process(timeout_s=1.5)
+    process = Process(1.5, tmp_path)
     running = process.start()
     begun = time.monotonic()
     status, body = process.ask(key_of(question))
@@ -262,8 +262,8 @@ def test_a_model_that_needs_all_memory_is_an_error(monkeypatch: pytest.MonkeyPat
     assert b"more memory than the board gives" in body
 
 
-def test_the_process_that_answers_has_a_limit_of_memory():
-    process = Process(60)
+def test_the_process_that_answers_has_a_limit_of_memory(tmp_path: Path):
+    process = Process(60, tmp_path)
     process.ask(key_of(read_estimate([], lambda _: Named(name="yolov8n"))))
     limits = Path(f"/proc/{process.start().pid}/limits").read_text()
     process.end()
@@ -271,9 +271,9 @@ def test_the_process_that_answers_has_a_limit_of_memory():
     assert int(line.split()[3]) == 8 * GIB
 
 
-def test_who_waits_too_long_for_the_turn_is_told_so():
+def test_who_waits_too_long_for_the_turn_is_told_so(tmp_path: Path):
     async def ask_twice() -> list[tuple[int, bytes]]:
-        desk = Desk(Answers(), timeout_s=0.2)
+        desk = Desk(Answers(), tmp_path, timeout_s=0.2)
         desk.process.ask = lambda key: (time.sleep(0.6), (200, b"{}"))[1]  # type: ignore[method-assign]
 
         async def stays() -> bool:
@@ -328,11 +328,13 @@ def test_a_process_that_dies_is_an_error_and_the_next_question_is_answered(folde
         assert ask.get("/api/estimate", model="yolov8n", batch=3).status == 200
 
 
-def test_uploads_are_gone_when_the_board_is(folder: Path, serve_board: Serve):
+def test_uploads_and_what_processes_left_behind_are_gone_when_the_board_is(folder: Path, serve_board: Serve):
     with serve_board(Board(Settings(folder=folder))) as ask:
         assert ask.upload(tiny_onnx()).status == 201
         uploads = ask.board.shelf.uploads
+        environment = Path(f"/proc/{ask.board.now.process.start().pid}/environ").read_text().split("\0")
+        assert f"TMPDIR={uploads.parent}/scratch" in environment
         pids = [desk.process.start().pid for desk in (ask.board.now, ask.board.later)]
         assert uploads.exists()
-    assert not uploads.exists()
+    assert not uploads.parent.exists()
     assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]

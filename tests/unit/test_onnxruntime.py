@@ -4,10 +4,11 @@ import pytest
 
 import vramplan
 from tests.graphs import IMAGE, KERNEL, graph, silu
-from vramplan.allocators.bfc import ExtendStrategy
+from vramplan.allocators.bfc import ExtendStrategy, replay
 from vramplan.dtypes import DType
 from vramplan.errors import UsageError
 from vramplan.graph import Node, Tensor
+from vramplan.program import Buffer, ProgramBuilder, Role
 from vramplan.runtimes.onnxruntime.options import OPTION_NAMES, Search, SessionOptions, parse_session_options
 from vramplan.runtimes.onnxruntime.pattern import pattern_bytes
 from vramplan.runtimes.onnxruntime.placement import place
@@ -15,7 +16,7 @@ from vramplan.runtimes.onnxruntime.plan import plan_session
 from vramplan.runtimes.onnxruntime.planner import share_buffers
 from vramplan.runtimes.onnxruntime.rewrites import execution_order, rewrite
 from vramplan.runtimes.onnxruntime.scratch import KERNELS, conv_call, copied_bytes, scratch_of
-from vramplan.runtimes.onnxruntime.session import PATTERN, Declared, prepare
+from vramplan.runtimes.onnxruntime.session import PATTERN, Declared, orders_by_size, prepare
 from vramplan.units import KIB, MIB
 from vramplan.workspace.cudnn import conv_workspaces
 
@@ -28,6 +29,24 @@ def chain(*ops):
     """Each op reads the result before it: x, t1, t2, ..."""
     nodes = [(op, "x" if index == 0 else f"t{index}", {f"t{index + 1}": IMAGE}) for index, op in enumerate(ops)]
     return graph({"x": IMAGE}, nodes, outputs=f"t{len(ops)}")
+
+
+def test_orders_of_the_weights_are_sorted_by_the_arena_that_a_session_of_them_takes():
+    weights = tuple(
+        (f"w{index}", size) for index, size in enumerate((3 * MIB, 200 * KIB, 40 * MIB, 9 * MIB, 700 * KIB, 21 * MIB))
+    )
+    rules = SessionOptions().arena
+    found = orders_by_size(weights, rules, is_reserved=False)
+    taken = []
+    for order in found:
+        builder = ProgramBuilder()
+        for name in order:
+            builder.hold(Buffer(name=name, role=Role.WEIGHT, size_bytes=dict(weights)[name]))
+        builder.phase("session")
+        taken.append(replay(builder.build(), rules)["session"].device_bytes)
+    assert taken == sorted(taken)
+    assert len(set(taken)) > 1
+    assert all(sorted(order) == sorted(dict(weights)) for order in found)
 
 
 def buffers(made, **others):

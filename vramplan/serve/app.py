@@ -57,20 +57,22 @@ class Board:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        answers = Answers()
-        self.now = Desk(answers, timeout_s=settings.timeout_s)
-        self.later = Desk(answers, timeout_s=settings.timeout_s)
-        self.receiving = asyncio.Lock()
         try:
-            self._uploads = tempfile.TemporaryDirectory(prefix="vramplan-serve-")
+            self._folder = tempfile.TemporaryDirectory(prefix="vramplan-serve-")
         except OSError as problem:
             raise MachineError(f"cannot make a temporary folder: {problem.strerror}", hint="TMPDIR names another.") from None
-        uploads = Path(self._uploads.name)
+        uploads, scratch = Path(self._folder.name, "uploads"), Path(self._folder.name, "scratch")
+        uploads.mkdir()
+        scratch.mkdir()
+        answers = Answers()
+        self.now = Desk(answers, scratch, timeout_s=settings.timeout_s)
+        self.later = Desk(answers, scratch, timeout_s=settings.timeout_s)
+        self.receiving = asyncio.Lock()
         self.shelf = Shelf(folder=settings.folder, uploads=uploads, max_upload_bytes=settings.max_upload_bytes)
 
     @contextlib.asynccontextmanager
     async def opened(self, _: Starlette) -> AsyncIterator[None]:
-        """Processes are there while the server runs; they and the folder of uploads are gone afterwards."""
+        """Processes are there while the server runs; they and all temporary files are gone afterwards."""
         self.now.process.start()
         self.later.process.start()
         try:
@@ -79,7 +81,7 @@ class Board:
             self.close()
             self.now.process.end()
             self.later.process.end()
-            self._uploads.cleanup()
+            self._folder.cleanup()
 
     def close(self) -> None:
         """Stop computing at once; safe in a signal handler."""

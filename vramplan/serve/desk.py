@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from anyio import to_thread
 
@@ -31,10 +32,13 @@ KEPT_BYTES = 64 * MIB
 
 
 class Process:
-    """A process that answers, started when it is first asked, and again after it was ended."""
+    """A process that answers, started when it is first asked, and again after it was ended.
 
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    What it writes for the moment lies in *folder*, because it may be ended before it can remove that.
+    """
+
+    def __init__(self, timeout_s: float, folder: Path) -> None:
+        self.timeout_s, self._folder = timeout_s, folder
         self._running: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
@@ -45,7 +49,7 @@ class Process:
                 module_command("vramplan.serve.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=child_environment(os.environ),
+                env=child_environment(os.environ, TMPDIR=str(self._folder)),
                 start_new_session=True,
             )
         return self._running
@@ -119,8 +123,8 @@ class Answers:
 class Desk:
     """One process, and the questions before it in the order in which they came."""
 
-    def __init__(self, answers: Answers, *, timeout_s: float, most_waiting: int = MOST_WAITING) -> None:
-        self.process = Process(timeout_s)
+    def __init__(self, answers: Answers, folder: Path, *, timeout_s: float, most_waiting: int = MOST_WAITING) -> None:
+        self.process = Process(timeout_s, folder)
         self._answers, self._most_waiting = answers, most_waiting
         self._turn = asyncio.Lock()
         self._waiting = 0

@@ -196,10 +196,16 @@ const controls = (() => {
   /* What may be asked next: the batches beside this one, then the other precisions. */
   function nextQuestions() {
     if (!facts) return [];
-    const changed = (key, value) => { const asked = question.estimate(); asked.set(key, value); return asked; };
+    const asIf = (key, value) => {
+      const before = state[key];
+      state[key] = String(value);
+      const asked = question.estimate();
+      state[key] = before;
+      return asked;
+    };
     const now = Number(state.batch), above = BATCHES.filter((batch) => batch > now), below = BATCHES.filter((batch) => batch < now).reverse();
     const batches = facts.fixed_batch === null ? [above[0], below[0], above[1], below[1]].filter(Boolean) : [];
-    return [...batches.map((batch) => changed("batch", batch)), ...facts.precisions[state.runtime].filter((name) => name !== state.precision).map((name) => changed("precision", name))];
+    return [...batches.map((batch) => asIf("batch", batch)), ...facts.precisions[state.runtime].filter((name) => name !== state.precision).map((name) => asIf("precision", name))];
   }
 
   /* Flags of the command line as changes of the state; null where a flag has no control here. */
