@@ -141,6 +141,41 @@ def test_drag_wheel_and_keys_zoom_both_charts(chromium: Any, tmp_path: Path, rep
     assert problems == []
 
 
+def test_what_lies_inside_a_planned_block_is_read_on_the_map(chromium: Any, tmp_path: Path):
+    cells = sweep("yolov8s", batches=[8], precisions=["fp32"], runtimes=["onnxruntime"], gpu=find_gpu("3090"))
+    found = Report(cells=cells.cells, verdict=judge(cells.cells, gpu=find_gpu("3090"), resolve=cells.resolve))
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(found))
+    page.locator("#timeline .chart").nth(1).focus()
+    page.keyboard.press("p")
+    seen = []
+    for _ in range(300):
+        page.keyboard.press("ArrowUp")
+        seen.append(page.locator("#readout").inner_text().splitlines()[0])
+    assert "memory pattern" in seen
+    inside = {item.name for item in found.cells[0].peak.live if item.role == "activation"}
+    assert inside & set(seen)
+    assert problems == []
+
+
+def test_the_map_is_read_with_the_keyboard(chromium: Any, tmp_path: Path, report: Report):
+    page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report))
+    frame, readout, mark = page.locator("#timeline .chart").nth(1), page.locator("#readout"), page.locator(".mark")
+    frame.focus()
+    page.keyboard.press("p")
+    seen = set()
+    for _ in range(200):
+        page.keyboard.press("ArrowUp")
+        seen.add(readout.inner_text().splitlines()[0])
+    largest = max(report.cells, key=lambda each: each.total_bytes)
+    assert {item.name for item in largest.peak.live if item.role != "weight"} <= seen
+    assert "asked for" in readout.inner_text()
+    assert mark.is_visible()
+    box, bounds = mark.bounding_box(), frame.bounding_box()
+    assert bounds["x"] <= box["x"]
+    assert box["x"] + box["width"] <= bounds["x"] + bounds["width"] + 2
+    assert problems == []
+
+
 def test_the_theme_toggles_and_the_tables_sort(chromium: Any, tmp_path: Path, report: Report):
     page, problems = _open(chromium, tmp_path / "page.html", estimate_page(report), color_scheme="light")
     page.get_by_role("button", name="Dark colours").click()

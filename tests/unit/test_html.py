@@ -221,6 +221,35 @@ def test_an_arena_is_told_apart_from_what_is_alive_in_it(session: Report):
         assert f"In the arena: {format_bytes(alive)} alive, {format_bytes(taken)} taken" in content["peak_sentence"]
 
 
+def test_inside_the_memory_pattern_results_lie_apart_and_within(session: Report):
+    one = session.cells[0]
+    layout = lay_out(one, DEFAULT_RULES)
+    assert len(layout.inside) == 3, "runs 2, 3 and 4 have a block"
+    for block, inner in layout.inside.items():
+        assert block in layout.places
+        assert one.program.buffers[block.buffer_index].name == "memory pattern"
+        for place in inner:
+            assert block.address <= place.address
+            assert place.address + place.size_bytes <= block.address + block.size_bytes
+            assert block.start <= place.start < place.stop <= block.stop
+        for step in range(block.start, block.stop):
+            held = sorted((each.address, each.address + each.size_bytes) for each in inner if each.start <= step < each.stop)
+            assert all(before[1] <= after[0] for before, after in pairwise(held))
+
+
+def test_the_pattern_is_opened_on_the_map_where_it_was_planned(session: Report):
+    for one, picture in pictures(session):
+        opened = [picture["map"]["buffer"][place] for place in picture["map"]["opened"]]
+        names = estimate_page_content(session)["strings"]
+        assert [names[picture["buffers"]["name"][buffer]] for buffer in opened] == ["memory pattern"] * 3
+        assert one.runtime == "onnxruntime"
+
+
+def test_a_session_without_a_pattern_has_nothing_inside():
+    one = vp.estimate("yolov8s", batch=1, runtime="onnxruntime", runtime_options={"enable_mem_pattern": "0"})
+    assert lay_out(one, DEFAULT_RULES).inside == {}
+
+
 def test_the_options_of_a_session_shape_its_map():
     def regions(**options: str) -> list[int]:
         one = vp.estimate("yolov8s", batch=8, runtime="onnxruntime", runtime_options=options)

@@ -6,11 +6,12 @@ const charts = (() => {
   const ROLES = ["weight", "input", "activation", "output", "workspace"];
   const FEWEST_STEPS = 8;
   const LABEL_MIN_PX = 70;
+  const OPENED_ALPHA = 0.3;
   const tip = node("div", { class: "tip" });
   const places = { timeline: node("div"), map: node("div") };
   const readout = node("div", { class: "readout", role: "status", id: "readout", "aria-live": "off" });
   const mark = node("div", { class: "mark" });
-  let data = null, drawn = [], isSyncing = false, waiting = 0;
+  let data = null, drawn = [], isSyncing = false, waiting = 0, placeRead = -1;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const number = (value) => value.toLocaleString("en-US");
@@ -55,13 +56,13 @@ const charts = (() => {
 
   function saidOfPlace(place) {
     const buffers = data.picture.buffers, map = data.picture.map, buffer = map.buffer[place], path = named(buffers.path[buffer]);
-    const last = buffers.stop[buffer] >= data.picture.steps;
+    const last = map.stop[place] >= data.picture.steps;
     return [
       node("p", null, chip(ROLES[buffers.role[buffer]]), node("b", null, bufferName(buffer))),
       path && path !== bufferName(buffer) ? node("p", { class: "muted" }, "in ", code(path)) : null,
       node("p", null, `${size(buffers.size_bytes[buffer])} asked for`, map.size_bytes[place] !== buffers.size_bytes[buffer] ? `, ${size(map.size_bytes[place])} taken` : "",
         ` at ${size(map.address[place])}`),
-      node("p", null, `held from step ${number(buffers.start[buffer])} `, last ? "to the end" : `until ${number(buffers.stop[buffer])}`),
+      node("p", null, `held from step ${number(map.start[place])} `, last ? "to the end" : `until ${number(map.stop[place])}`),
     ].filter(Boolean);
   }
 
@@ -222,16 +223,17 @@ const charts = (() => {
       const box = fill(region.start, region.stop, region.address, region.size_bytes);
       if (box && box[3] > 3 * ratio) ctx.strokeRect(...box);
     }
-    const colours = ROLES.map(colour), ink = colour("on-role");
+    const opened = new Set(map.opened), colours = ROLES.map(colour), ink = colour("on-role");
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     ctx.textBaseline = "middle";
     ctx.textAlign = "left";
     map.buffer.forEach((buffer, place) => {
       ctx.fillStyle = colours[buffers.role[buffer]];
-      const box = fill(buffers.start[buffer], buffers.stop[buffer], map.address[place], map.size_bytes[place]);
+      ctx.globalAlpha = opened.has(place) ? OPENED_ALPHA : 1;
+      const box = fill(map.start[place], map.stop[place], map.address[place], map.size_bytes[place]);
       if (!box || box[2] < 3 * ratio || box[3] < 3 * ratio) return;
       ctx.strokeRect(...box);
-      if (box[2] > LABEL_MIN_PX * ratio && box[3] > 15 * ratio) label(ctx, bufferName(buffer), box, ratio, ink);
+      if (!opened.has(place) && box[2] > LABEL_MIN_PX * ratio && box[3] > 15 * ratio) label(ctx, bufferName(buffer), box, ratio, ink);
     });
     ctx.restore();
     drawPhases(chart);
@@ -249,8 +251,8 @@ const charts = (() => {
   }
 
   function foundPlace(step, address) {
-    const map = data.picture.map, buffers = data.picture.buffers;
-    return map.buffer.findIndex((buffer, place) => buffers.start[buffer] <= step && step < buffers.stop[buffer]
+    const map = data.picture.map;
+    return map.buffer.findLastIndex((_, place) => map.start[place] <= step && step < map.stop[place]
       && map.address[place] <= address && address < map.address[place] + map.size_bytes[place]);
   }
 
@@ -312,13 +314,34 @@ const charts = (() => {
 
   function hoveredPlace(chart) {
     const step = Math.floor(chart.posToVal(chart.cursor.left, "x")), address = chart.posToVal(chart.cursor.top, "y"), place = foundPlace(step, address);
+    markPlace(chart, place);
+    return place < 0 ? saidOfIdle(step, address) : saidOfPlace(place);
+  }
+
+  /* A frame around the buffer that is read. */
+  function markPlace(chart, place) {
     mark.style.display = place < 0 ? "none" : "block";
-    if (place < 0) return saidOfIdle(step, address);
-    const map = data.picture.map, buffers = data.picture.buffers, buffer = map.buffer[place], { min, max } = chart.scales.x, y = chart.scales.y;
-    const [left, right] = [Math.max(buffers.start[buffer], min), Math.min(buffers.stop[buffer], max)].map((step) => chart.valToPos(step, "x"));
+    if (place < 0) return;
+    const map = data.picture.map, { min, max } = chart.scales.x, y = chart.scales.y;
+    const [left, right] = [Math.max(map.start[place], min), Math.min(map.stop[place], max)].map((step) => chart.valToPos(step, "x"));
     const [low, high] = [Math.max(map.address[place], y.min), Math.min(map.address[place] + map.size_bytes[place], y.max)].map((bytes) => chart.valToPos(bytes, "y"));
-    Object.assign(mark.style, { left: left + "px", top: high + "px", width: right - left + "px", height: low - high + "px" });
-    return saidOfPlace(place);
+    Object.assign(mark.style, { left: left + "px", top: high + "px", width: Math.max(right - left, 0) + "px", height: low - high + "px" });
+  }
+
+  /* Up and down: the buffers that are held at this step, by address. */
+  function onMapKey(event) {
+    const direction = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (!direction || event.ctrlKey || event.metaKey || event.altKey) { onKey(event); return; }
+    event.preventDefault();
+    const map = data.picture.map, step = data.steps[drawn[0].cursor.idx ?? nearest(data.picture.peak_step)];
+    const held = map.buffer.map((_, place) => place).filter((place) => map.start[place] <= step && step < map.stop[place]);
+    if (!held.length) return;
+    held.sort((one, other) => map.address[one] - map.address[other]);
+    const now = held.indexOf(placeRead);
+    placeRead = held[now < 0 ? (direction > 0 ? 0 : held.length - 1) : Math.min(Math.max(now + direction, 0), held.length - 1)];
+    readout.setAttribute("aria-live", "polite");
+    readout.replaceChildren(...saidOfPlace(placeRead));
+    markPlace(drawn[1], placeRead);
   }
 
   function draw() {
@@ -372,9 +395,9 @@ const charts = (() => {
 
   function fill(box, title) {
     const map = data.picture.map, keys = node("p", { class: "muted small no-print" },
-      node("span", { class: "with-mouse" }, "Drag to zoom, double-click for all; Ctrl + wheel zooms, Shift + wheel moves. Keys: ← → step, + − zoom, 0 all, P peak."),
+      node("span", { class: "with-mouse" }, "Drag to zoom, double-click for all; Ctrl + wheel zooms, Shift + wheel moves. Keys: ← → step, + − zoom, 0 all, P peak" + (map ? "; on the map ↑ ↓ go from buffer to buffer." : ".")),
       node("span", { class: "with-finger" }, "Tap a step or a buffer to read it; the buttons zoom and move."));
-    const frame = (place, text) => node("div", { class: "chart", tabindex: "0", role: "group", "aria-label": text, onkeydown: onKey }, place);
+    const frame = (place, text, keys = onKey) => node("div", { class: "chart", tabindex: "0", role: "group", "aria-label": text, onkeydown: keys }, place);
     for (const place of Object.values(places)) place.replaceChildren();
     drawn = [];
     const parts = [title, node("p", { class: "muted small" }, "Bytes that are alive after each step, by what they are for. ", data.reserved ? "Grey under the line: held by the runtime's allocator, but idle." : ""),
@@ -382,8 +405,9 @@ const charts = (() => {
       frame(places.timeline, summary()), readout,
       map ? node("p", { class: "chart-title" }, "Address map") : null,
       map ? node("p", { class: "muted small" }, "Each rectangle is a buffer: how long it is held (across) and where it lies (up). Grey is held by the runtime, but idle: what is asked for does not fit there, or is over.",
+        map.opened.length ? " A pale one is planned as a whole for one run; what lies inside is drawn where it has a step of its own." : "",
         map.left_out ? ` ${number(map.left_out)} smaller buffers are left out.` : "") : null,
-      map ? frame(places.map, `Address map of ${number(map.buffer.length)} buffers in ${map.regions.length} regions, ${size(map.top_bytes)}. The table below names the largest at the peak.`) : null, keys];
+      map ? frame(places.map, `Address map of ${number(map.buffer.length)} buffers in ${map.regions.length} regions, ${size(map.top_bytes)}. The table below names the largest at the peak.`, onMapKey) : null, keys];
     box.replaceChildren(...parts.filter(Boolean));
   }
 

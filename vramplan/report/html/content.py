@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from vramplan.allocators.caching import CachingRules
@@ -16,8 +17,9 @@ from vramplan.report.content import Report, Section
 from vramplan.report.export import estimate_content, versioned
 from vramplan.report.facts import footnotes, headline
 from vramplan.report.html.cell import Axis, cell_content
-from vramplan.report.html.layout import Layout, Place, lay_out
+from vramplan.report.html.layout import Layout, lay_out
 from vramplan.report.html.overlay import overlay, part_bars
+from vramplan.report.html.places import Place
 from vramplan.report.html.remedy import Remedy, remedy_content
 from vramplan.report.html.timeline import timeline
 from vramplan.report.measured_export import verification_json
@@ -210,12 +212,13 @@ def _pictures(
 def _picture(cell: Estimate, layout: Layout, strings: _Strings) -> dict[str, Any]:
     program = cell.program
     line = timeline(program, layout.reserved_bytes, layout.peak_step)
-    places = sorted(layout.places, key=lambda place: -place.size_bytes)
-    shown = sorted(places[:MAX_PLACES], key=lambda place: place.start)
+    inside = set(chain.from_iterable(layout.inside.values()))
+    places = sorted((*layout.places, *inside), key=lambda place: -place.size_bytes)
+    shown = sorted(places[:MAX_PLACES], key=lambda place: (place in inside, place.start))
     used = sorted({abs(number) - 1 for number in line["event"]} | {place.buffer_index for place in shown})
     rank = {index: position for position, index in enumerate(used)}
     line["event"] = [(rank[abs(n) - 1] + 1) * (1 if n > 0 else -1) for n in line["event"]]
-    roles, lifetimes = list(Role), program.lifetimes()
+    roles = list(Role)
     return {
         "ops": [strings(name) for name in program.ops],
         "phases": [{"name": phase.name, "start": phase.start, "stop": phase.stop} for phase in program.phases],
@@ -226,8 +229,6 @@ def _picture(cell: Estimate, layout: Layout, strings: _Strings) -> dict[str, Any
             "path": [strings(program.buffers[index].path) for index in used],
             "role": [roles.index(program.buffers[index].role) for index in used],
             "size_bytes": [program.buffers[index].size_bytes for index in used],
-            "start": [lifetimes[index].start for index in used],
-            "stop": [lifetimes[index].stop for index in used],
         },
         "timeline": line,
         "map": _map(layout, shown, rank, len(places) - len(shown)) if layout.regions else None,
@@ -236,12 +237,16 @@ def _picture(cell: Estimate, layout: Layout, strings: _Strings) -> dict[str, Any
 
 
 def _map(layout: Layout, places: Sequence[Place], rank: Mapping[int, int], left_out: int) -> dict[str, Any]:
+    """Columns with an item for each place; ``opened`` are the places that have others inside."""
     return {
         "top_bytes": layout.top,
         "regions": [region._asdict() for region in layout.regions],
         "buffer": [rank[place.buffer_index] for place in places],
         "address": [place.address for place in places],
         "size_bytes": [place.size_bytes for place in places],
+        "start": [place.start for place in places],
+        "stop": [place.stop for place in places],
+        "opened": [at for at, place in enumerate(places) if layout.inside.get(place)],
         "left_out": left_out,
     }
 

@@ -8,16 +8,17 @@ TensorRT's context from the shared blocks.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
 
 from vramplan.allocators.bfc import BfcArena, replay
 from vramplan.allocators.blocks import assign_blocks
 from vramplan.allocators.caching import CachingAllocator, CachingRules, Row
 from vramplan.allocators.placement import NO_BLOCK, Request
 from vramplan.program import Action, Lifetime, MemoryProgram, Role
+from vramplan.report.html.places import Place, Region
+from vramplan.report.html.planned import planned_places
 from vramplan.result import Estimate
 from vramplan.runtimes.lowering import ALIGNMENT
 from vramplan.runtimes.onnxruntime.options import SessionOptions, parse_session_options
@@ -28,26 +29,6 @@ _SEGMENT_ROOM = 1 << 44
 """Between two segments of the replay that a picture is made from: more than any segment has."""
 
 
-class Region(NamedTuple):
-    """Bytes that the runtime holds at the steps ``[start, stop)``, in use or not."""
-
-    label: str
-    address: int
-    size_bytes: int
-    start: int
-    stop: int
-
-
-class Place(NamedTuple):
-    """Where a buffer lies while it is held: ``size_bytes`` is what it takes, rounding included."""
-
-    buffer_index: int
-    address: int
-    size_bytes: int
-    start: int
-    stop: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """The memory of one cell over the steps of its program, in bytes.
@@ -55,6 +36,7 @@ class Layout:
     reserved_bytes  what the runtime holds after each step (None: not known)
     peak_step       the step at which the parts of the budget are counted; 0 for an empty program
     regions, places where that is; none where the runtime's placement is not known
+    inside          what lies within some of ``places``: results that ONNX Runtime plans in its one block
 
     Invariant: ``reserved_bytes`` has a number for each event.
     """
@@ -63,6 +45,7 @@ class Layout:
     peak_step: int
     regions: tuple[Region, ...] = ()
     places: tuple[Place, ...] = ()
+    inside: Mapping[Place, tuple[Place, ...]] = field(default_factory=dict)
 
     @property
     def top(self) -> int:
@@ -133,8 +116,10 @@ def _arena(program: MemoryProgram, op_index: int, options: SessionOptions) -> La
     def after(step: int) -> None:
         seen.after(step, arena.reserved_bytes, arena.in_use_bytes)
 
-    replay(program, run_phases=runs_in(program), reserves_weights=options.reserves_weights, arena=arena, after=after)
-    return seen.layout(program, op_index, "region")
+    runs = runs_in(program)
+    replay(program, run_phases=runs, reserves_weights=options.reserves_weights, arena=arena, after=after)
+    layout = seen.layout(program, op_index, "region")
+    return replace(layout, inside=planned_places(program, runs, layout.places))
 
 
 def _segments(rows: Iterable[tuple[int, Row]], stop: int, label: str) -> tuple[tuple[Region, ...], dict[int, int]]:
