@@ -19,6 +19,7 @@ from vramplan.device.probe import Probe
 from vramplan.errors import UsageError
 from vramplan.learning import measured_workspaces
 from vramplan.measuring import TIMEOUT_S, Cell, Guard, Machine, measure_cell, open_machine, record_cell
+from vramplan.nodes import PHASE, node_programs
 from vramplan.ranges import Range
 from vramplan.replaying import Replay, replay
 from vramplan.result import Estimate
@@ -64,7 +65,8 @@ class Verification(Shown):
     rows        the parts of the budget, then their total
     peaks       allocated and reserved peaks of the first run and of the steady loop
     replay      the recording, as an estimate; None when the run was not recorded
-    alignments  predicted and recorded requests, op by op, for each phase of the run
+    alignments  predicted and recorded requests, op by op, for each phase of the run; of ONNX Runtime for the first run, by its
+                statistics of nodes
 
     Invariant: the last row is the total.
     """
@@ -173,7 +175,7 @@ def compare(expected: Estimate, measurement: Measurement, recorded: Replay | Non
         rows=tuple(_rows(expected, measurement, recorded)),
         peaks=tuple(_peaks(expected, measurement)),
         replay=recorded,
-        alignments=tuple(_alignments(expected, recorded)),
+        alignments=tuple(_alignments(expected, measurement, recorded)),
         tolerance_ratio=tolerance,
     )
 
@@ -219,8 +221,12 @@ def _peaks(expected: Estimate, measurement: Measurement) -> Iterator[PartRow]:
         )
 
 
-def _alignments(expected: Estimate, recorded: Replay | None) -> Iterator[Alignment]:
-    if recorded is None or expected.program is None:
+def _alignments(expected: Estimate, measurement: Measurement, recorded: Replay | None) -> Iterator[Alignment]:
+    """By a recording of PyTorch, or by ONNX Runtime's statistics."""
+    if measurement.nodes:
+        predicted, measured = node_programs(expected.program, measurement.nodes)
+        yield align(predicted, measured, PHASE, top=LISTED_COUNT)
+    if recorded is None:
         return
     for phase in ("load", "first_run", "steady"):
         yield align(expected.program, recorded.recording.program, phase, top=LISTED_COUNT)

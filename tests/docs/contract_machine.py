@@ -82,6 +82,19 @@ class MeasuredCell(Output):
     """How it ended."""
 
 
+class NodeReading(Object):
+    name: Text
+    """The node's, as the session calls it."""
+    input_bytes: Bytes
+    """Inputs of the model that it is the first to read."""
+    initializer_bytes: Bytes
+    """Weights that it is the first to read."""
+    result_bytes: Bytes
+    """Buffers for its results; none where it takes one over."""
+    scratch_bytes: Bytes
+    """What it takes while it runs."""
+
+
 class Measure(MeasuredCell):
     """What `vramplan measure --json` prints."""
 
@@ -101,6 +114,8 @@ class Measure(MeasuredCell):
     """Who else held memory of the card before it."""
     notes: list[Text]
     """Doubts about the result."""
+    nodes: list[NodeReading]
+    """ONNX Runtime: its own statistics of each node, from a session without a memory pattern; empty for PyTorch."""
 
 
 class BatchTry(Object):

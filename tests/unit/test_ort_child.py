@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from tests.device_fakes import H200, FakeProbe
 from tests.measured import MIB, used
+from vramplan.device import ort_child
 from vramplan.device import run as device_run
 from vramplan.device.measurement import Outcome
 from vramplan.device.run import Request, run_child
@@ -77,6 +78,21 @@ def test_the_driver_is_read_after_the_session_and_runs_1_2_and_4(path, on_cpu):
     assert "torch" not in found.environment
     assert found.latency is not None
     assert found.latency.batch == 3
+
+
+def test_each_node_says_what_it_asked_for(path, on_cpu):
+    found = run(request(path))
+    (node,) = found.nodes
+    # x is (3, 4), 4 B an element; y is (3, 2), less than a chunk of 256 B. The CPU keeps a packed copy of w instead.
+    assert (node.input_bytes, node.result_bytes, node.scratch_bytes) == (3 * 4 * 4, 256, 0)
+    assert found.notes == ()
+
+
+def test_a_session_without_statistics_is_measured_all_the_same(path, on_cpu, tmp_path):
+    asked = request(path, options={"session.collect_node_memory_stats_to_file": "1"})
+    assert run(asked).outcome is Outcome.FINISHED
+    lines = "#name,input_sizes,initializers_sizes,total_dynamic_sizes,total_temp_allocations\na,b_77,1,2,3,4\nbroken,1\n"
+    assert list(ort_child.statistics_of(lines)) == [["a,b", 1, 2, 3, 4]]
 
 
 def test_a_model_that_onnx_runtime_refuses(path, on_cpu):

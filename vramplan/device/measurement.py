@@ -95,6 +95,19 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReading:
+    """What one node of a session asked for, by ONNX Runtime's own statistics, in bytes: inputs of the model and weights that it
+    was the first to read, buffers for its results (none where it took one over), and scratch.
+    """
+
+    name: str
+    input_bytes: int
+    initializer_bytes: int
+    result_bytes: int
+    scratch_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement(Shown):
     """A model that ran.
 
@@ -103,6 +116,7 @@ class Measurement(Shown):
     steps        of the context: init, first_kernel, first_convolution, first_gemm; those that were reached
     limit_bytes  what its allocator was allowed to reserve
     others       other processes that held memory of the card before it
+    nodes        of an ONNX Runtime session, from a further session without a memory pattern; empty where it kept no statistics
     environment  gpu, driver, cuda, torch, cudnn, python, platform, date
 
     Invariant: a finished measurement has the phase steady.
@@ -122,6 +136,7 @@ class Measurement(Shown):
     limit_bytes: int
     others: tuple[GpuProcess, ...]
     notes: tuple[str, ...]
+    nodes: tuple[NodeReading, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcome is Outcome.FINISHED and "steady" not in self.phases:

@@ -2,23 +2,32 @@
 
 It imports no PyTorch, which would bring a context and libraries of its own. ONNX Runtime's allocator has no counters that a
 program can read, so the driver's reading at each barrier is all there is: after the session, the first, the second and the
-fourth run. A memory pattern allocates on the second.
+fourth run. A memory pattern allocates on the second. What single nodes ask for is told by statistics of ONNX Runtime, which
+another session keeps after all else.
 """
 
 from __future__ import annotations
 
 import importlib
 import platform
+import re
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vramplan.device.inside import Line, serve
 from vramplan.errors import MachineError, ModelError
 
+STATISTICS = "session.collect_node_memory_stats_to_file"
+"""A session's option: onnxruntime_session_options_config_keys.h."""
+
 _PROVIDER = "CUDAExecutionProvider"
+_ROWS, _NAME_CHARS = 500, 1000
+"""Of one report, which has a limit."""
 _WARM_UP_COUNT, _TIMED_COUNT, _TIMED_S = 3, 50, 3.0
 
 
@@ -37,6 +46,13 @@ def work(request: dict[str, Any], line: Line) -> None:
     line.tell(model={"name": request["name"], "batch": request["batch"], "notes": []})
     line.tell(environment=environment(onnxruntime))
     feeds = inputs(request["inputs"])
+    tell_phases(onnxruntime, request, feeds, line)
+    tell_nodes(onnxruntime, request, feeds, line)
+
+
+def tell_phases(onnxruntime: Any, request: Mapping[str, Any], feeds: Mapping[str, Any], line: Line) -> None:
+    """A session and its runs, with a barrier after each phase; nothing of it is left afterwards."""
+    provider = request["provider"]
     session = open_session(onnxruntime, request)
     if provider not in session.get_providers():
         raise MachineError("ONNX Runtime could not start its CUDA provider", hint="`vramplan doctor` says what is missing.")
@@ -47,6 +63,33 @@ def work(request: dict[str, Any], line: Line) -> None:
         line.pause(phase=phase, counters={})
     if request["is_timed"]:
         line.tell(latency=latency(lambda: session.run(None, feeds)), device_alloc_count=0)
+
+
+def tell_nodes(onnxruntime: Any, request: Mapping[str, Any], feeds: Mapping[str, Any], line: Line) -> None:
+    """What each node asks for, by ONNX Runtime's statistics, in a session of its own: they are kept without a pattern only."""
+    with tempfile.TemporaryDirectory(prefix="vramplan-") as folder:
+        path = Path(folder) / "nodes.csv"
+        asked = {**request["options"], "enable_mem_pattern": "0", STATISTICS: str(path)}
+        try:
+            session = open_session(onnxruntime, {**request, "options": asked})
+            session.run(None, feeds)
+            del session  # which writes the file
+            rows = list(statistics_of(path.read_text(encoding="utf-8", errors="replace")))
+        except Exception as error:  # statistics are a bonus: the measurement is made
+            line.tell(note=f"no statistics of nodes: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return
+    for start in range(0, len(rows), _ROWS):
+        line.tell(nodes=rows[start : start + _ROWS])
+
+
+def statistics_of(text: str) -> Iterator[list[Any]]:
+    """Name, and bytes of inputs, initializers, results and scratch, of each node. Names may contain commas, and end in a number
+    that ONNX Runtime adds.
+    """
+    for row in text.splitlines():
+        name, *sizes = row.rsplit(",", 4)
+        if len(sizes) == 4 and all(size.isdecimal() for size in sizes):
+            yield [re.sub(r"_\d+$", "", name)[:_NAME_CHARS], *map(int, sizes)]
 
 
 def open_session(onnxruntime: Any, request: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vramplan.allocators.caching_conf import VARIABLES
 from vramplan.device.child import Child, Message, OutOfMemoryResult, child_environment, module_command
-from vramplan.device.measurement import ContextStep, Latency, Measurement, Outcome, PhaseReading
+from vramplan.device.measurement import ContextStep, Latency, Measurement, NodeReading, Outcome, PhaseReading
 from vramplan.device.probe import Device, GpuProcess, Probe
 from vramplan.errors import MeasurementError, printable
 from vramplan.progress import tell, tell_detail
@@ -76,6 +76,7 @@ class _Run:
         self._others_bytes = _known_bytes(self._others)
         self._phases: dict[str, PhaseReading] = {}
         self._steps: list[ContextStep] = []
+        self._nodes: list[NodeReading] = []
         self._latency: Latency | None = None
         self._notes: list[str] = []
         self._name, self._batch = request.model, request.batch
@@ -134,6 +135,8 @@ class _Run:
         elif "model" in message:
             self._name, self._batch = str(message["model"]["name"]), message["model"]["batch"]
             self._notes += map(str, message["model"]["notes"])
+        elif "nodes" in message:
+            self._nodes += [_node(*row) for row in message["nodes"]]
         elif "note" in message:
             self._notes.append(str(message["note"]))
 
@@ -162,6 +165,7 @@ class _Run:
             limit_bytes=self._request.limit_bytes,
             others=self._others,
             notes=tuple(self._notes),
+            nodes=tuple(self._nodes),
         )
 
 
@@ -172,6 +176,15 @@ def _known_bytes(processes: tuple[GpuProcess, ...]) -> int:
 def _others_note(others: tuple[GpuProcess, ...]) -> str:
     named = ", ".join(f"{other.name or 'a process'} ({other.pid})" for other in others[:5])
     return f"{len(others)} other process{'es' * (len(others) > 1)} on the card: {named}; their memory is subtracted"
+
+
+def _node(name: str, *sizes_bytes: int) -> NodeReading:
+    inputs, initializers, results, scratch = map(int, sizes_bytes)
+    if min(inputs, initializers, results, scratch) < 0:
+        raise ValueError(f"sizes below zero: {sizes_bytes}")
+    return NodeReading(
+        name=str(name), input_bytes=inputs, initializer_bytes=initializers, result_bytes=results, scratch_bytes=scratch
+    )
 
 
 def _latency(told: Mapping[str, Any], batch: int | None) -> Latency:

@@ -106,6 +106,7 @@ def _measurement(found: Measurement) -> dict[str, Any]:
         "latency": None if latency is None else {**asdict(latency), "throughput_per_s": latency.throughput_per_s},
         "other_processes": [asdict(other) for other in found.others],
         "notes": list(found.notes),
+        "nodes": [asdict(node) for node in found.nodes],
     }
 
 
