@@ -94,6 +94,8 @@ def _modules(before: Estimate, after: Estimate) -> tuple[list[Row], list[Row]]:
 def module_of(name: str, role: str = "") -> str:
     """The module that an op, or a tensor in *role*, belongs to; the name itself where it has no path."""
     text = _OUTPUT.sub("", name.removeprefix("scratch of "))
+    if text.endswith("/"):  # ONNX Runtime appends the fusion to the node's name: /stem/act/Mul/QuickGeluFusion/
+        text = text.strip("/").rpartition("/")[0]
     if "/" in text:
         return _folded(text.strip("/").split("/")[:-1])
     if " " in text:

@@ -20,6 +20,7 @@ from vramplan.result import LiveBuffer
         ("scratch of /backbone/downs.0/conv/Conv", "workspace", "backbone.downs.0.conv"),
         ("head.0.weight", "weight", "head.0"),
         ("/Flatten", "", MODEL),
+        ("/stem/act/Mul/QuickGeluFusion/", "", "stem.act"),
         ("images", "input", "images"),
         ("Conv_12", "", "Conv_12"),
         ("scale", "weight", "scale"),
