@@ -110,6 +110,13 @@ def test_parts_are_long_and_add_up_to_the_cell():
     assert parts["evidence"].to_list()[1] == "exact"
 
 
+def test_what_only_one_runtime_has_is_na_in_the_rows_of_another():
+    frame = vp.sweep("mobilenet_v2", runtimes=("tensorrt", "onnxruntime")).to_frame().set_index("runtime")
+    assert frame["context_allocated_peak_bytes"].isna().to_list() == [False, True]
+    assert frame.loc["onnxruntime", "steady_process_bytes"] == frame.loc["onnxruntime", "total_bytes"]
+    assert str(frame["steady_process_bytes"].dtype) == "Int64"
+
+
 def test_changes_sum_to_the_difference_of_the_totals():
     before, after = two()
     frame = vp.diff(before, after).to_frame()

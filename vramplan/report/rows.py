@@ -80,6 +80,8 @@ def _estimate_row(cell: Estimate) -> Row:
     for name, phase in cell.phases.items():
         row[f"{name}_allocated_peak_bytes"] = phase.allocated_peak_bytes
         row[f"{name}_reserved_peak_bytes"] = phase.reserved_peak_bytes
+        if phase.process_bytes is not None:
+            row[f"{name}_process_bytes"] = phase.process_bytes
     return row
 
 
