@@ -127,6 +127,7 @@ def solve(bound: Bound, precision: str, runtime: str, options: Options) -> Estim
         program=plan.program,
         account=held.account,
         runs=held.runs,
+        fallbacks=held.fallbacks,
         runtime_options=options.runtime_options,
     )
 

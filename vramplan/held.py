@@ -13,6 +13,7 @@ from vramplan.precision import Converted, apply_policy
 from vramplan.ranges import Range
 from vramplan.result import Profile, Run
 from vramplan.runtimes import tensorrt
+from vramplan.runtimes.onnxruntime.fallbacks import Fallback
 from vramplan.runtimes.plan import PhasePeak, Plan
 from vramplan.sources import Source
 
@@ -77,6 +78,7 @@ class Held:
     account: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 def held_by_engine(bound: Bound, converted: Converted, options: Options) -> Held:

@@ -25,6 +25,7 @@ from vramplan.folders import cache_folder
 from vramplan.gpus import Gpu
 from vramplan.graph import Tensor
 from vramplan.result import Estimate
+from vramplan.runtimes.onnxruntime.options import parse_session_options
 from vramplan.sources import open_model
 from vramplan.sources.recording import read_recording, write_recording
 from vramplan.sources.torch_spec import require_torch
@@ -91,6 +92,11 @@ class Cell:
             )
         if chosen == "torch" and options:
             raise UsageError("runtime options are ONNX Runtime's", hint="Leave --runtime-option out.")
+        if parse_session_options(options or {}).captures_graph:
+            raise UsageError(
+                "a CUDA graph cannot be measured: it takes inputs that are bound to the GPU",
+                hint="Leave enable_cuda_graph out.",
+            )
         return cls(model=name, runtime=chosen, shapes=shapes or {}, dims=dims or {}, options=options or {}, **others)
 
     def estimate(self, gpu: Gpu) -> Estimate:

@@ -9,6 +9,7 @@ from vramplan.budget import Budget
 from vramplan.gpus import Gpu
 from vramplan.precision import Kept
 from vramplan.program import MemoryProgram
+from vramplan.runtimes.onnxruntime.fallbacks import Fallback
 from vramplan.runtimes.plan import Layer, PhasePeak
 from vramplan.showing import Shown
 from vramplan.workspace.convolution import ConvCall
@@ -104,7 +105,7 @@ class Estimate(Shown):
     ``flops`` are operations of one forward, two a multiply-add, where the trace counted them (PyTorch). ``account`` says
     where the bytes of the total go, line by line, for runtimes that can tell (ONNX Runtime). ``convolutions`` are
     the calls of cuDNN by their op's index in the program. ``runtime_options`` are those the user gave (ONNX Runtime), ``runs``
-    those of a session whose shapes change, in order.
+    those of a session whose shapes change, in order, ``fallbacks`` its nodes on the CPU.
     """
 
     model: ModelFacts
@@ -127,6 +128,7 @@ class Estimate(Shown):
     flops: int | None = None
     account: tuple[tuple[str, int], ...] = ()
     runs: tuple[Run, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
     runtime_options: Mapping[str, str] = field(default_factory=dict)
     convolutions: Mapping[int, ConvCall] = field(default_factory=dict, repr=False)
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 
 from vramplan.estimate import estimate
 from vramplan.units import MIB
@@ -116,7 +118,7 @@ def test_the_memory_of_a_pattern_is_opened_at_the_peak(vramplan: Callable):
     [
         (["--runtime", "onnxruntime", "--runtime-option", "nope=1"], "unknown runtime option 'nope'"),
         (["--runtime", "onnxruntime", "--runtime-option", "nope"], "is not KEY=VALUE"),
-        (["--runtime", "onnxruntime", "--runtime-option", "enable_cuda_graph=1"], "CUDA graph"),
+        (["--runtime", "onnxruntime", "--runtime-option", "enable_cuda_graph=perhaps"], "is not 0 or 1"),
         (["--runtime", "onnxruntime", "--precision", "int8"], "does not quantise"),
         (["--runtime", "onnxruntime", "--workspace", "1GiB"], "are TensorRT's"),
         (["--runtime", "tensorrt", *BY_REQUEST], "runtime options are ONNX Runtime's"),
@@ -190,3 +192,68 @@ def test_shapes_in_turn_that_cannot_be_are_one_message(vramplan: Callable, words
     outcome = vramplan("estimate", *words)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert message in outcome.err
+
+
+@pytest.fixture
+def with_fallback(tmp_path: Path) -> str:
+    """Conv → Hardmax, which has no CUDA kernel → Conv, on 1 × 8 × 32 × 32 floats: 32 KiB a result."""
+    weights = numpy_helper.from_array(np.ones((8, 8, 3, 3), dtype=np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], name="first"),
+        helper.make_node("Hardmax", ["a"], ["b"], name="gate"),
+        helper.make_node("Conv", ["b", "w"], ["y"], pads=[1, 1, 1, 1], name="last"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 32, 32]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    save(model, tmp_path / "hardmax.onnx")
+    return str(tmp_path / "hardmax.onnx")
+
+
+def test_nodes_on_the_cpu_are_named_with_what_is_copied(vramplan: Callable, with_fallback: str):
+    words = ["estimate", with_fallback, "--runtime", "onnxruntime", "--precision", "as-is"]
+    (row,) = json.loads(vramplan(*words, "--json").out)["rows"]
+    assert row["fallbacks"] == [
+        {
+            "node": "gate",
+            "op": "Hardmax",
+            "to_cpu": [{"name": "a", "size_bytes": 8 * 32 * 32 * 4}],
+            "to_gpu": [{"name": "b", "size_bytes": 8 * 32 * 32 * 4}],
+        }
+    ]
+    assert any("on the CPU: gate (Hardmax)" in note for note in row["notes"])
+    explained = vramplan(*words, "--explain").out
+    assert "On the CPU, onnxruntime, as-is at batch 1" in explained
+    assert "gate  Hardmax  1, 32.0 KiB      1, 32.0 KiB" in explained
+
+
+def test_a_cuda_graph_is_kept_by_the_driver_kernel_by_kernel(vramplan: Callable):
+    words = [*SESSION, "-b", "8", "--precision", "fp32", "--json", "--layers"]
+    plain = json.loads(vramplan(*words).out)["rows"][0]
+    graph = json.loads(vramplan(*words, "--runtime-option", "enable_cuda_graph=1").out)["rows"][0]
+    kept = (64 << 10) * len(graph["layers"])
+    assert graph["total_bytes"] == plain["total_bytes"] + kept
+    assert graph["total_low_bytes"] == plain["total_low_bytes"]
+    assert graph["phases"]["run1"] == graph["phases"]["run2"]
+    assert {"name": "kernels of the CUDA graph", "size_bytes": kept} in graph["account"]
+    assert sum(line["size_bytes"] for line in graph["account"]) == graph["total_bytes"]
+
+
+def test_no_cuda_graph_is_captured_where_a_node_runs_on_the_cpu(vramplan: Callable, with_fallback: str):
+    option = ["--runtime", "onnxruntime", "--runtime-option", "enable_cuda_graph=1"]
+    refused = vramplan("estimate", with_fallback, *option)
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert "'gate' (Hardmax)" in refused.err
+    in_turn = vramplan("estimate", FILE, *IN_TURN, *option)
+    assert "a CUDA graph has one set of shapes" in in_turn.err
+
+
+def test_the_account_goes_from_the_file_to_the_process(vramplan: Callable):
+    (row,) = json.loads(vramplan(*SESSION, "-b", "8", "--precision", "fp32", "--json").out)["rows"]
+    account = {line["name"]: line["size_bytes"] for line in row["account"]}
+    weights = account["weights, as in the file"] + account.get("weights that are folded, converted, or stay on the CPU", 0)
+    assert weights == row["budget"]["weights_bytes"]
+    assert account["scratch of kernels at the peak"] == row["budget"]["workspace_bytes"]
+    assert account["results of kernels, in the block of the memory pattern"] == row["budget"]["activations_bytes"]
+    assert all(size >= 0 for name, size in account.items() if not name.startswith("weights that"))
+    assert sum(account.values()) == row["total_bytes"]

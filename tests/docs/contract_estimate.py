@@ -183,6 +183,24 @@ class Run(Object):
     """What the process takes after it."""
 
 
+class NamedBytes(Object):
+    name: str
+    """A tensor's."""
+    size_bytes: Bytes
+    """Its size."""
+
+
+class Fallback(Object):
+    node: str
+    """A node that runs on the CPU, because there is no CUDA kernel for its op."""
+    op: Text
+    """Its op."""
+    to_cpu: list[NamedBytes]
+    """What is copied to the CPU for it at every run."""
+    to_gpu: list[NamedBytes]
+    """What is copied back, and has a buffer on the GPU."""
+
+
 class EstimateRow(Object):
     """One cell: a runtime, a precision, a batch, a memory format."""
 
@@ -229,6 +247,8 @@ class EstimateRow(Object):
     """An engine that is built for larger shapes (`--max-shape`); null without."""
     notes: list[Text]
     """Doubts about the result."""
+    fallbacks: list[Fallback]
+    """ONNX Runtime: nodes that run on the CPU, and the copies that they cause; empty for other runtimes."""
     runs: list[Run] = MAYBE
     """ONNX Runtime, with several shapes for an input: two rounds of runs, in the order they were given."""
     account: list[AccountLine] = MAYBE

@@ -222,6 +222,20 @@ def test_a_half_precision_file_fuses_as_it_would_on_a_gpu(real):
     assert found.budget.weights_bytes == (8 * 8 * 3 * 3 + 8) * 2
 
 
+def test_a_gelu_in_half_precision_is_one_although_its_numbers_are_rounded(real):
+    numbers = [("root", 2**0.5), ("one", 1.0), ("half", 0.5)]
+    nodes = [
+        helper.make_node("Div", ["x", "root"], ["d"]),
+        helper.make_node("Erf", ["d"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["a"]),
+        helper.make_node("Mul", ["x", "a"], ["m"]),
+        helper.make_node("Mul", ["m", "half"], ["y"]),
+    ]
+    proto = onnx.load_from_string(model(nodes, dtype=HALF))
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(value, dtype=np.float16), name) for name, value in numbers)
+    assert ops(ask(structure(proto.SerializeToString()), "extended")) == ["Gelu"]
+
+
 def test_casts_between_half_and_single_precision_are_not_told_in_single_alone():
     cast = [helper.make_node("Cast", ["x"], ["h"], to=FLOAT), helper.make_node("Cast", ["h"], ["y"], to=HALF)]
     assert hollow(structure(model(cast, dtype=HALF))) is None

@@ -60,7 +60,7 @@ def estimate_command(
     card = _card(gpu, vram)
 
     from vramplan.choosing import usual_runtimes  # noqa: PLC0415  keeps start-up fast
-    from vramplan.report.account import account_sections, run_sections  # noqa: PLC0415
+    from vramplan.report.account import account_sections, fallback_sections, run_sections  # noqa: PLC0415
     from vramplan.report.content import Report  # noqa: PLC0415
     from vramplan.report.progress_bar import progress_bar  # noqa: PLC0415
     from vramplan.sweep import sweep  # noqa: PLC0415
@@ -86,7 +86,7 @@ def estimate_command(
             runtime_options=arguments.read_options(runtime_option or ()),
         )
         verdict = judge(cells.cells, budget_bytes=budget_bytes, gpu=card, resolve=cells.resolve)
-    sections = (*run_sections(cells), *(account_sections(cells) if explain else ()))
+    sections = (*run_sections(cells), *((*account_sections(cells), *fallback_sections(cells)) if explain else ()))
     report = Report(
         cells=cells.cells,
         verdict=verdict,

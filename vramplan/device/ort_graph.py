@@ -28,7 +28,7 @@ MOST_WEIGHTS_BYTES = 4 << 30
 """Fusions compute with weights, if zeros: beyond this, time and memory are better spent otherwise."""
 
 _TIME_S = 60
-_FORMAT = b"vramplan session graph 1\n"
+_FORMAT = b"vramplan session graph 2\n"
 """Its number goes up when something else is asked: hollow models of another kind, other fusions switched off."""
 
 _MOST_FILES = 200

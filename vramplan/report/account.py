@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from vramplan.report.content import Section
 from vramplan.report.grid import Grid
@@ -10,6 +10,9 @@ from vramplan.report.words import shape_text, shorten
 from vramplan.result import Estimate
 from vramplan.units import format_bytes
 from vramplan.verdict import cell_name
+
+SHOWN = 12
+"""Nodes on the CPU in a table."""
 
 
 def account_sections(cells: Iterable[Estimate]) -> Iterator[Section]:
@@ -19,6 +22,27 @@ def account_sections(cells: Iterable[Estimate]) -> Iterator[Section]:
             yield Section(
                 title=f"Where the bytes go, {cell.runtime}, {cell_name(cell)}", grid=_grid(cell), sentence=_sentence(cell)
             )
+
+
+def fallback_sections(cells: Iterable[Estimate]) -> Iterator[Section]:
+    """One table for each cell with nodes on the CPU: what is copied for them at every run."""
+    for cell in cells:
+        if cell.fallbacks:
+            names = ("node", "op", "to the CPU", "back to the GPU")
+            rows = [
+                (shorten(node.node, 40), node.op, _copied(node.to_cpu), _copied(node.to_gpu)) for node in cell.fallbacks[:SHOWN]
+            ]
+            more = len(cell.fallbacks) - len(rows)
+            yield Section(
+                title=f"On the CPU, {cell.runtime}, {cell_name(cell)}",
+                grid=Grid(headers=names, rows=tuple(rows), words=frozenset(names[:2])),
+                sentence=f"{more} more, in --json." if more else "What comes back has a buffer on the GPU.",
+            )
+
+
+def _copied(tensors: Sequence[tuple[str, int]]) -> str:
+    """How many tensors, and their bytes."""
+    return f"{len(tensors)}, {format_bytes(sum(size for _, size in tensors))}" if tensors else "–"
 
 
 def run_sections(cells: Iterable[Estimate]) -> Iterator[Section]:

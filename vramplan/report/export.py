@@ -18,6 +18,7 @@ from vramplan.report.rows import Row, estimate_rows, layer_rows, live_rows
 from vramplan.report.terminal import SEPARATOR, verdict_lines
 from vramplan.report.words import padded, printable
 from vramplan.result import Binding, Estimate, ModelFacts, Profile, Run
+from vramplan.runtimes.onnxruntime.fallbacks import Fallback
 from vramplan.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -163,12 +164,18 @@ def _row(cell: Estimate, *, shows_layers: bool) -> dict[str, Any]:
         "kept": [{**asdict(kept), "dtype": str(kept.dtype)} for kept in cell.kept],
         "profile": _profile(cell.profile) if cell.profile else None,
         "notes": list(cell.notes),
+        "fallbacks": [_fallback(node) for node in cell.fallbacks],
     }
     if cell.runs:
         row["runs"] = [_run(run) for run in cell.runs]
     if cell.account:
         row["account"] = [{"name": name, "size_bytes": size} for name, size in cell.account]
     return row | ({"layers": [asdict(layer) for layer in cell.layers]} if shows_layers else {})
+
+
+def _fallback(node: Fallback) -> dict[str, Any]:
+    to_cpu, to_gpu = ([{"name": name, "size_bytes": size} for name, size in tensors] for tensors in (node.to_cpu, node.to_gpu))
+    return {"node": node.node, "op": node.op, "to_cpu": to_cpu, "to_gpu": to_gpu}
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -9,10 +9,12 @@ Half precision becomes single: the CPU has hardly any kernels for it, and what h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import onnx
 from onnx import numpy_helper
 
@@ -23,6 +25,9 @@ ZEROS = "zeros"
 """The name of the file beside the model."""
 
 _A, _T = onnx.AttributeProto, onnx.TensorProto
+MEANT = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
+"""Numbers in the patterns of Gelu and its like, which half precision rounds."""
+
 _HALF = frozenset({_T.FLOAT16, _T.BFLOAT16})
 _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
@@ -142,7 +147,12 @@ def _widen_tensor(tensor: Any) -> None:
     if _is_hollow(tensor):
         tensor.data_type = _T.FLOAT
         return
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+    values = numpy_helper.to_array(tensor)
+    wide = values.astype("float32")
+    if values.size == 1:  # what a fusion looks for, it looks for exactly
+        meant = next((number for number in MEANT if values.dtype.type(number) == values.reshape(-1)[0]), None)
+        wide = wide if meant is None else numpy.full_like(wide, meant)
+    tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def _described(body: Any) -> Iterator[Any]:

@@ -39,6 +39,7 @@ class SessionOptions:
     uses_tf32: bool = True
     uses_pattern: bool = True
     reserves_weights: bool = False
+    captures_graph: bool = False
     level: str = "all"
     given: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +54,10 @@ def parse_session_options(options: Mapping[str, str]) -> SessionOptions:
         elif key in _READERS:
             session = _READERS[key](session, str(value).strip(), key)
         else:
-            raise UsageError(f"unknown runtime option {show(key)}", hint=close_matches(key, OPTION_NAMES))
+            near = close_matches(key, OPTION_NAMES)
+            known = f"Known: {', '.join(OPTION_NAMES)}."
+            hint = known if near in ("", known) else f"{near}\n{known}"
+            raise UsageError(f"unknown runtime option {show(key)}", hint=hint)
     return replace(session, arena=parse_arena_options(arena))
 
 
@@ -69,12 +73,6 @@ def _level(session: SessionOptions, value: str, key: str) -> SessionOptions:
     if word not in LEVELS:
         raise UsageError(f"{key}: {show(value)} is no level", hint=f"One of {', '.join(LEVELS)}.")
     return replace(session, level=word)
-
-
-def _graphs(session: SessionOptions, value: str, key: str) -> SessionOptions:
-    if _is_on(value, key):
-        raise UsageError(f"{key}: the buffers of a CUDA graph are not modelled", hint="Leave it out, or write 0.")
-    return session
 
 
 def _max_workspace(session: SessionOptions, value: str, key: str) -> SessionOptions:
@@ -94,7 +92,7 @@ _ARENA = ("arena_extend_strategy", "gpu_mem_limit")
 _READERS: dict[str, Callable[[SessionOptions, str, str], SessionOptions]] = {
     "cudnn_conv_algo_search": _search,
     "cudnn_conv_use_max_workspace": _max_workspace,
-    "enable_cuda_graph": _graphs,
+    "enable_cuda_graph": lambda session, value, key: replace(session, captures_graph=_is_on(value, key)),
     "enable_mem_pattern": lambda session, value, key: replace(session, uses_pattern=_is_on(value, key)),
     "graph_optimization_level": _level,
     "prefer_nhwc": lambda session, value, key: replace(session, prefers_nhwc=_is_on(value, key)),

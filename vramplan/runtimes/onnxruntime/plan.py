@@ -21,6 +21,7 @@ from vramplan.errors import UsageError
 from vramplan.graph import Graph
 from vramplan.program import MemoryProgram, Role
 from vramplan.ranges import Evidence, Range
+from vramplan.runtimes.onnxruntime.fallbacks import Fallback, fallbacks
 from vramplan.runtimes.onnxruntime.options import SessionOptions
 from vramplan.runtimes.onnxruntime.scratch import scratch_of
 from vramplan.runtimes.onnxruntime.session import (
@@ -54,6 +55,7 @@ class SessionPlan:
     device_bytes: Mapping[str, int]
     account: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    fallbacks: tuple[Fallback, ...] = ()
     runs: tuple[tuple[int, BfcPeaks], ...] = ()
 
 
@@ -148,6 +150,7 @@ class _Solver:
             device_bytes={name: peaks[name].device_bytes for name in SHOWN},
             account=tuple(self.account(program, peaks, plan)),
             notes=tuple(self.notes()),
+            fallbacks=tuple(fallbacks(self.prepared)),
             runs=tuple(self.runs(by_phase)) if len(self.turns) > 1 else (),
         )
 
@@ -275,17 +278,29 @@ class _Solver:
         device = peaks["steady"].device_bytes
         grown = self.replayed(program, replace(self.options, arena=arena))
         least = min(self.round(grown, "steady").device_bytes, device)
+        has_block = self.prepared.pattern_bytes > 0
+        copied = self.copied_bytes(program, plan)
+        where = "results of kernels, in the block of the memory pattern" if has_block else "results of kernels"
         held = [
             ("weights", plan.weights.nominal_bytes),
             ("inputs and outputs, copied from and to the CPU", plan.inputs.nominal_bytes + plan.outputs.nominal_bytes),
-            ("results of kernels", plan.activations.nominal_bytes),
+            (where, plan.activations.nominal_bytes - copied),
+            *([("copies of what the CPU works out", copied)] if copied else []),
             ("scratch of kernels at the peak", plan.workspace.nominal_bytes),
         ]
         yield from held
-        has_block = self.prepared.pattern_bytes > 0
-        beside = "what run 1 took, beside the block of the memory pattern" if has_block else "chunks kept for later"
-        yield f"{beside}, and rounding", least - sum(size for _, size in held)
+        live = sum(size for _, size in held)
+        used = max(live, min(least, peaks["steady"].in_use_peak_bytes))
+        yield "rounding of these to chunks", used - live
+        yield "chunks that earlier runs left, of no use to this one" if has_block else "chunks kept for later", least - used
         yield "regions that double, beyond what is asked for", device - least
+
+    def copied_bytes(self, program: MemoryProgram, plan: Plan) -> int:
+        """What the results of nodes on the CPU take at the peak."""
+        copies = self.prepared.placement.copies
+        rows = [(name, size) for inside in plan.inside.values() for name, size, _ in inside.live]
+        rows += [(program.buffers[index].name, program.buffers[index].size_bytes) for index in plan.peak.live]
+        return sum(size for name, size in rows if name in copies)
 
     def notes(self) -> Iterator[str]:
         """Doubts about this estimate."""
