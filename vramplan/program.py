@@ -39,6 +39,7 @@ class Action(Enum):
 class Buffer:
     """Bytes that are requested once and let go at most once. ``path`` says where they come from in the user's model.
 
+    ``is_on_stream``: the request names the stream of its run; an arena that knows streams serves others from other chunks.
     Invariant: size_bytes >= 0.
     """
 
@@ -46,6 +47,7 @@ class Buffer:
     role: Role
     size_bytes: int
     path: str = ""
+    is_on_stream: bool = True
 
     def __post_init__(self) -> None:
         if self.size_bytes < 0:

@@ -132,13 +132,13 @@ def _planned(
     bound: Bound, converted: Converted, session: SessionOptions, workspaces: ConvWorkspaces
 ) -> tuple[SessionPlan, str]:
     """The plan of the session's graph, and whose graph it is."""
-    plan = functools.partial(
-        plan_session, declared=Declared.of([item.dims for item in bound.source.inputs]), workspaces=workspaces
-    )
+    declared = Declared.of([item.dims for item in bound.source.inputs])
+    plan = functools.partial(plan_session, declared=declared, workspaces=workspaces)
     optimised, version = _optimised(bound, session.level)
     if optimised is not None:
         with contextlib.suppress(VramplanError, ValueError):  # a graph that our reader makes nothing of
-            at = functools.partial(_optimised_graph, optimised, policy=converted.policy, level=session.level)
+            joins_masks = declared.is_static and session.level in ("extended", "all")
+            at = functools.partial(_optimised_graph, optimised, policy=converted.policy, joins_masks=joins_masks)
             turns = tuple(map(at, bound.turns))
             solved = plan(at(bound.graph), session, turns=turns, is_optimised=True)
             return solved, f"ONNX Runtime {version}, installed here, optimised the graph"
@@ -186,11 +186,11 @@ def _optimised(bound: Bound, level: str) -> tuple[bytes | None, str]:
     return (answer.model_bytes, answer.version) if answer is not None else (None, version or "")
 
 
-def _optimised_graph(model_bytes: bytes, original: Graph, *, policy: Policy, level: str) -> Graph:
+def _optimised_graph(model_bytes: bytes, original: Graph, *, policy: Policy, joins_masks: bool) -> Graph:
     """The graph of the model at the sizes of *original*, as a session of the CUDA provider has it, under *policy*."""
     shapes = {name: original.tensors[name].shape for name in original.inputs}
     graph = _bound(model_bytes, tuple((name, shape) for name, shape in shapes.items() if shape is not None))
-    return apply_policy(for_cuda(graph, original, joins_masks=level in ("extended", "all")), policy).graph
+    return apply_policy(for_cuda(graph, original, joins_masks=joins_masks), policy).graph
 
 
 @functools.lru_cache(maxsize=16)

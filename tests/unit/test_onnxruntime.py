@@ -49,12 +49,14 @@ def test_orders_of_the_weights_are_sorted_by_the_arena_that_a_session_of_them_ta
     assert all(sorted(order) == sorted(dict(weights)) for order in found)
 
 
-def buffers(made, **others):
-    return share_buffers(made.nodes, made.tensors, outputs=made.outputs, **others)
+def buffers(made, dims=None, **others):
+    """The buffers of a graph whose dimensions are all fixed, or are *dims*."""
+    shapes = {name: tensor.shape for name, tensor in made.tensors.items()}
+    return share_buffers(made.nodes, made.tensors, shapes if dims is None else dims, outputs=made.outputs, **others)
 
 
-def members(made, **others):
-    return [buffer.members for buffer in buffers(made, **others)]
+def members(made, dims=None, **others):
+    return [buffer.members for buffer in buffers(made, dims, **others)]
 
 
 def test_a_relu_works_in_place_when_nobody_else_reads_its_input():
@@ -122,7 +124,17 @@ def test_outputs_of_the_graph_have_buffers_of_their_own():
 
 
 def test_nothing_is_shared_where_shapes_are_not_known():
-    assert len(members(chain("Transpose", "Relu", "Transpose", "Transpose"), reuses=False)) == 4
+    made = chain("Transpose", "Relu", "Transpose", "Transpose")
+    unknown = [{}, dict.fromkeys(made.tensors, ("batch", None, 8, 8))]
+    assert [len(members(made, dims)) for dims in unknown] == [4, 4]
+    named = dict.fromkeys(made.tensors, ("batch", 8, 8, 8))
+    assert len(members(made, named)) == len(members(made)) < 4
+
+
+def test_a_buffer_on_the_cpu_does_not_serve_the_gpu():
+    made = chain("Transpose", "Transpose", "Transpose", "Transpose")
+    assert ("t1", "t3") in members(made)
+    assert ("t1", "t3") not in members(made, host={"t1"})
 
 
 def test_a_pattern_fills_the_smallest_gap_that_fits():
@@ -191,19 +203,71 @@ def test_shapes_stay_on_the_cpu_and_ops_without_a_kernel_are_named():
         Node(name="relu", op="Relu", inputs=("y",), outputs=("z",)),
     )
     placed = place(nodes, small | images, ())
-    assert (placed.host, placed.copies) == ({"s", "t", "y"}, {"y"})
+    assert (placed.host, placed.copies, placed.weights) == ({"s", "t", "y"}, {"y"}, set())
     (note,) = placed.notes
     assert "no CUDA kernel for Mish" in note
     assert f"copies {IMAGE_BYTES} bytes" in note
+
+
+def placed_ops(nodes, tensors, constants=()):
+    """What runs on the GPU, and where the tensors are; tensors as name: (dtype, shape)."""
+    known = {name: Tensor(name=name, dtype=dtype, shape=shape) for name, (dtype, shape) in tensors.items()}
+    made = tuple(Node(name=f"{op}{i}", op=op, inputs=reads, outputs=(out,)) for i, (op, reads, out) in enumerate(nodes))
+    found = place(made, known, constants)
+    return [node.op for node in made if not found.host.issuperset(node.writes)], found
+
+
+def test_arithmetic_behind_a_shape_runs_on_the_cpu_and_the_range_that_it_is_for_does_not():
+    integer, real = DType.INT64, DType.FLOAT32
+    tensors = {
+        "x": (real, IMAGE), "p": (real, IMAGE), "s": (integer, (4,)), "zero": (integer, ()), "one": (integer, ()),
+        "n": (integer, ()),
+        "f": (real, ()), "root": (real, ()), "r": (integer, (64,)), "y": (real, IMAGE),
+    }  # fmt: skip
+    nodes = [
+        ("Relu", ("x",), "p"),
+        ("Shape", ("p",), "s"),
+        ("Gather", ("s", "zero"), "n"),
+        ("Cast", ("n",), "f"),
+        ("Sqrt", ("f",), "root"),
+        ("Range", ("zero", "n", "one"), "r"),  # reads its limits on the CPU anyway, so its kernel runs on the GPU
+        ("Div", ("p", "root"), "y"),
+    ]
+    ops, found = placed_ops(nodes, tensors, ("zero", "one"))
+    assert ops == ["Relu", "Range", "Div"]
+    assert found.copies == {"root"}  # the only result of the CPU that a kernel reads on the GPU
+    assert found.weights == set()
+
+
+def test_weights_that_kernels_read_on_the_cpu_are_not_on_the_gpu():
+    integer, real = DType.INT64, DType.FLOAT32
+    tensors = {
+        "x": (real, (2, 32)),
+        "target": (integer, (2,)),
+        "y": (real, (4, 16)),
+        "w": (real, (4, 16)),
+        "z": (real, (4, 16)),
+    }
+    ops, found = placed_ops([("Reshape", ("x", "target"), "y"), ("Add", ("y", "w"), "z")], tensors, ("target", "w"))
+    assert (ops, found.weights) == (["Reshape", "Add"], {"w"})
+
+
+def test_a_large_table_keeps_its_lookup_on_the_gpu():
+    integer = DType.INT64
+    tensors = {"x": (integer, (4, 4)), "s": (integer, (2,)), "table": (integer, (101,)), "y": (integer, (2,))}
+    nodes = [("Shape", ("x",), "s"), ("Gather", ("table", "s"), "y")]
+    assert placed_ops(nodes, tensors, ("table",))[0] == ["Gather"]
+    small = tensors | {"table": (integer, (100,))}
+    assert placed_ops(nodes, small, ("table",))[0] == []
 
 
 @pytest.mark.parametrize(
     ("dims", "expected"),
     [
         ([(1, 3, 8, 8)], Declared(is_static=True, knows_sides=True)),
-        ([("batch", 3, 8, 8)], Declared(is_static=False, knows_sides=True)),
-        ([("batch", 3, "height", 8)], Declared(is_static=False, knows_sides=False)),
-        ([None], Declared(is_static=False, knows_sides=False)),
+        ([("batch", 3, 8, 8)], Declared(is_static=False, knows_sides=True, dims=(("batch", 3, 8, 8),))),
+        ([("n", 3, "h", 8)], Declared(is_static=False, knows_sides=False, dims=(("n", 3, "h", 8),))),
+        ([None], Declared(is_static=False, knows_sides=False, dims=(None,))),
     ],
 )
 def test_what_a_file_fixes_decides_what_the_planner_can_compare(dims, expected):
@@ -260,7 +324,9 @@ def test_an_exhaustive_search_takes_copies_of_all_three_where_a_heuristic_takes_
     shape = (8, 64, 80, 80)
     made = graph({"x": shape}, [("Conv", "x w", {"y": shape}, {"pads": (1, 1, 1, 1)})], "y", {"w": (64, 64, 3, 3)})
     found = {
-        search: scratch_of(made.nodes, made.tensors, SessionOptions(search=search), CLOSED_FORM, is_nhwc=False)[0].nominal_bytes
+        search: scratch_of(made.nodes, made.tensors, SessionOptions(search=search), CLOSED_FORM, is_nhwc=False)[0][
+            0
+        ].nominal_bytes
         for search in Search
     }
     image = 8 * 64 * 80 * 80 * 4
@@ -271,9 +337,35 @@ def test_an_exhaustive_search_takes_copies_of_all_three_where_a_heuristic_takes_
 def test_one_row_an_op_of_scratch():
     boxes = {"b": Tensor(name="b", dtype=DType.FLOAT32, shape=(1, 8400, 4))}
     node = Node(name="n", op="NonMaxSuppression", inputs=("b",), outputs=("k",))
-    assert KERNELS["NonMaxSuppression"](node, boxes) == 8400 * 32 + 8400 * 132 * 8
+    assert KERNELS["NonMaxSuppression"](node, boxes) == (8400 * 32 + 8400 * 132 * 8,)
     top = Node(name="t", op="TopK", inputs=("b",), outputs=("v", "i"), attributes={"axis": 1})
-    assert KERNELS["TopK"](top, boxes) == 2 * 8400 * (4 + 8)
+    assert KERNELS["TopK"](top, boxes) == (2 * 8400 * (4 + 8),)
+
+
+def test_parts_of_different_lengths_go_through_tables():
+    shapes = {
+        "a": (8, 512, 40, 40),
+        "b": (8, 256, 40, 40),
+        "c": (8, 768, 40, 40),
+        "d": (8, 512, 40, 40),
+        "e": (8, 1024, 40, 40),
+    }
+    tensors = {name: Tensor(name=name, dtype=DType.FLOAT32, shape=shape) for name, shape in shapes.items()}
+    uneven = Node(name="n", op="Concat", inputs=("a", "b"), outputs=("c",), attributes={"axis": 1})
+    even = Node(name="n", op="Concat", inputs=("a", "d"), outputs=("e",), attributes={"axis": 1})
+    assert KERNELS["Concat"](uneven, tensors) == (2 * 8, 2 * 8, 768 * 8, 2 * 8)  # as an H200's arena logged for YOLOv8s
+    assert KERNELS["Concat"](even, tensors) == ()
+    parts = Node(name="n", op="Split", inputs=("c",), outputs=("a", "b"), attributes={"axis": 1})
+    assert KERNELS["Split"](parts, tensors) == (2 * 8, 2 * 8, 2 * 8, 768 * 8)
+
+
+def test_a_softmax_along_an_inner_axis_is_transposed_off_the_stream():
+    image = (8, 16, 4, 8400)
+    made = graph({"x": image}, [("Softmax", "x", {"y": image}, {"axis": 1}), ("Relu", "y", {"z": image})], "z")
+    assert KERNELS["Softmax"](made.nodes[0], made.tensors) == (8 * 16 * 4 * 8400 * 4,) * 2
+    assert KERNELS["Softmax"](Node(name="s", op="Softmax", inputs=("x",), outputs=("y",)), made.tensors) == ()
+    program = plan_session(made, BY_REQUEST, Declared(), CLOSED_FORM).plan.program
+    assert {buffer.is_on_stream for buffer in program.buffers if buffer.role is Role.WORKSPACE} == {False}
 
 
 def test_options_are_read_by_the_names_of_onnxruntime():

@@ -373,7 +373,7 @@ def replay(
         elif index in bypass:
             arena.reserve(index, wanted[index])
         else:
-            arena.hold(index, wanted[index], on_stream=on_stream)
+            arena.hold(index, wanted[index], on_stream=on_stream and program.buffers[index].is_on_stream)
 
     return {phase.name: _phase(arena, program, phase, tell, after, is_run=phase.name in run_phases) for phase in program.phases}
 

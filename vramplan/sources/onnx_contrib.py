@@ -17,12 +17,16 @@ from vramplan.sources.onnx_facts import Call, Fact
 Schema = Callable[[Call], list[Fact]]
 
 _DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
+
+_HOMELESS = frozenset({"SimplifiedLayerNormalization"})
+"""Operators of its own that it writes into the standard domain."""
 _OPSET = 13
 
 # Every output has the shape and type of the first input.
 _LIKE_INPUT = frozenset(
     {"Gelu", "FastGelu", "QuickGelu", "BiasGelu", "BiasAdd", "FusedMul", "BiasDropout", "QLinearSigmoid", "QLinearLeakyRelu",
-     "QLinearSoftmax", "RotaryEmbedding", "GroupNorm", "BiasSoftmax", "RestorePadding", "RelativePositionBias", "Inverse"}
+     "QLinearSoftmax", "RotaryEmbedding", "GroupNorm", "BiasSoftmax", "RestorePadding", "RelativePositionBias", "Inverse",
+     "SimplifiedLayerNormalization"}
 )  # fmt: skip
 
 # The standard operator with the same shapes, and which inputs take part in it.
@@ -42,7 +46,7 @@ _STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
 def contrib_rule(call: Call, by_schema: Schema) -> list[Fact]:
     """The facts of a contributed operator's outputs; empty when it is none or is not listed here."""
     first = call.input(0)
-    if call.domain not in _DOMAINS or first is None:
+    if first is None or (call.domain not in _DOMAINS and call.op not in _HOMELESS):
         return []
     rule = _RULES.get(call.op)
     if rule is not None:
@@ -85,13 +89,15 @@ def _quantized_concat(call: Call, _: Fact) -> list[Fact]:
 
 
 def _fused_matmul(call: Call, by_schema: Schema) -> list[Fact]:
-    """MatMul whose last two dimensions may be swapped first."""
+    """MatMul whose batch dimensions may be moved behind the next one first, and whose last two may be swapped then."""
     sides = []
-    for index, flag in enumerate(("transA", "transB")):
+    for index, side in enumerate("AB"):
         fact = call.input(index)
         if fact is None:
             return []
-        if call.integer(flag, 0) and fact.dims is not None and len(fact.dims) > 1:
+        if call.integer(f"transBatch{side}", 0) and fact.dims is not None and len(fact.dims) > 2:
+            fact = replace(fact, dims=(*fact.dims[1:-1], fact.dims[0], fact.dims[-1]), value=None)
+        if call.integer(f"trans{side}", 0) and fact.dims is not None and len(fact.dims) > 1:
             fact = replace(fact, dims=(*fact.dims[:-2], fact.dims[-1], fact.dims[-2]), value=None)
         sides.append(fact)
     return _standard("MatMul", replace(call, inputs=tuple(sides)), by_schema)

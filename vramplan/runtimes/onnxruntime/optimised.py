@@ -1,7 +1,8 @@
 """A graph that ONNX Runtime has optimised itself, for the CPU, as a session of the CUDA provider would have it.
 
 Two things differ. The CPU has few kernels for half precision, so a file of that type was given to it in single precision: its
-types come back here. And a mask that is added before a Softmax joins it on CUDA only.
+types come back here. A mask that is added before a Softmax joins it on CUDA only, where the file fixes all dimensions. And a
+HardSwish, which newer versions take apart for the CPU, is one kernel on CUDA.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from vramplan.runtimes.onnxruntime.rewrites import MICROSOFT
 def for_cuda(graph: Graph, original: Graph, *, joins_masks: bool) -> Graph:
     """*graph* without what is the CPU's; *original* is the graph of the file, which has the types and the order of the weights.
 
-    *joins_masks* makes BiasSoftmax, as the extended level does.
+    *joins_masks* makes BiasSoftmax, as the extended level does with known shapes.
     """
+    nodes: Sequence[Node] = graph.nodes
+    if any(node.op == "HardSwish" for node in original.nodes):
+        nodes = _swished(nodes, frozenset(graph.outputs))
     places = {name: index for index, name in enumerate(original.weights)}
     return replace(
         graph,
         tensors=_typed(graph.tensors, original.tensors),
-        nodes=tuple(_biased(graph.nodes, frozenset(graph.outputs))) if joins_masks else graph.nodes,
+        nodes=tuple(_biased(nodes, frozenset(graph.outputs)) if joins_masks else nodes),
         weights=tuple(sorted(graph.weights, key=lambda name: places.get(name, len(places)))),
     )
 
@@ -54,3 +58,22 @@ def _biased(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
         elif not joined.intersection(node.writes):
             found.append(node)
     return found
+
+
+def _swished(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
+    """HardSwish again: a product of x and its HardSigmoid that nobody else reads."""
+    reads = Counter(name for node in nodes for name in node.reads)
+    gates = {
+        node.outputs[0]: node
+        for node in nodes
+        if node.op == "HardSigmoid" and reads[node.outputs[0]] == 1 and node.outputs[0] not in outputs
+    }
+    found, joined = [], set()
+    for node in nodes:
+        gate = next((gates[name] for name in node.reads if name in gates), None)
+        if node.op == "Mul" and gate is not None and set(node.reads) == {gate.inputs[0], gate.outputs[0]}:
+            found.append(replace(node, op="HardSwish", inputs=gate.inputs, attributes={}))
+            joined.add(gate.outputs[0])
+        else:
+            found.append(node)
+    return [node for node in found if not joined.intersection(node.writes)]

@@ -23,7 +23,7 @@ from vramplan.program import MemoryProgram, Role
 from vramplan.ranges import Evidence, Range
 from vramplan.runtimes.onnxruntime.fallbacks import Fallback, fallbacks
 from vramplan.runtimes.onnxruntime.options import SessionOptions
-from vramplan.runtimes.onnxruntime.scratch import scratch_of
+from vramplan.runtimes.onnxruntime.scratch import Scratch, scratch_of
 from vramplan.runtimes.onnxruntime.session import (
     PATTERN,
     RUNS,
@@ -78,6 +78,12 @@ def plan_session(
     return _Solver(prepared, options, workspaces).solved()
 
 
+def _scratch_of(turn: Prepared, options: SessionOptions, workspaces: ConvWorkspaces) -> Scratch:
+    """That of the kernels on the GPU."""
+    found = scratch_of(turn.nodes, turn.rewritten.tensors, options, workspaces, is_nhwc=turn.is_nhwc)
+    return {step: sizes for step, sizes in found.items() if turn.is_on_gpu(turn.nodes[step])}
+
+
 class _Solver:
     """A prepared graph, at one or several sets of shapes, under one set of options, replayed with several assumptions.
 
@@ -86,9 +92,7 @@ class _Solver:
 
     def __init__(self, turns: Sequence[Prepared], options: SessionOptions, workspaces: ConvWorkspaces) -> None:
         self.turns, self.options = turns, options
-        self.scratches = [
-            scratch_of(turn.nodes, turn.rewritten.tensors, options, workspaces, is_nhwc=turn.is_nhwc) for turn in turns
-        ]
+        self.scratches = [_scratch_of(turn, options, workspaces) for turn in turns]
         self.steady = phases_of("steady", len(turns))
         self.choose(max(range(len(turns)), key=lambda index: sum(buffer.size_bytes for buffer in turns[index].buffers)))
         prepared = self.prepared
@@ -121,7 +125,7 @@ class _Solver:
     def program(self, size_of: Callable[[Range], int], order: tuple[str, ...]) -> MemoryProgram:
         """All turns, with *size_of* each scratch."""
         turns = [
-            Turn(prepared=turn, scratch={step: size_of(size) for step, size in ranges.items()})
+            Turn(prepared=turn, scratch={step: [size_of(size) for size in sizes] for step, sizes in ranges.items()})
             for turn, ranges in zip(self.turns, self.scratches, strict=True)
         ]
         return session_program(turns, order)
@@ -214,6 +218,10 @@ class _Solver:
             layers=tuple(self.layers(program)),
         )
 
+    def scratch_bytes(self, step: int) -> int:
+        """All that the kernel at *step* takes beside its results, nominally."""
+        return sum(size.nominal_bytes for size in self.ranges.get(step, ()))
+
     def sized(self, size_bytes: int) -> Range:
         """Exact where every size follows from shapes."""
         is_certain = all(self.tensors[member].is_certain for buffer in self.prepared.buffers for member in buffer.members)
@@ -227,8 +235,7 @@ class _Solver:
         live = 0
         for step in range(len(self.prepared.nodes)):
             live += sum(buffer.size_bytes for buffer in starts.get(step, ()))
-            scratch = self.ranges.get(step)
-            yield live + (scratch.nominal_bytes if scratch else 0)
+            yield live + self.scratch_bytes(step)
             live -= sum(buffer.size_bytes for buffer in stops.get(step, ()))
 
     def inside(self) -> dict[str, Inside]:
@@ -258,7 +265,7 @@ class _Solver:
         for step, (node, live) in enumerate(zip(self.prepared.nodes, self.live_bytes(), strict=True)):
             if not self.prepared.is_on_gpu(node):
                 continue
-            result, scratch = self.tensors[node.writes[0]], self.ranges.get(step)
+            result = self.tensors[node.writes[0]]
             yield Layer(
                 name=node.name or node.op,
                 kind=node.op.lower(),
@@ -267,7 +274,7 @@ class _Solver:
                 output_shape=result.shape,
                 output_bytes=sum(self.tensors[name].size_bytes for name in node.writes),
                 weights_bytes=sum(self.tensors[name].size_bytes for name in set(node.reads) & weights),
-                workspace_bytes=scratch.nominal_bytes if scratch else 0,
+                workspace_bytes=self.scratch_bytes(step),
                 live_bytes=live,
                 op_index=first_op + 1 + step,
             )

@@ -9,8 +9,8 @@ Source: onnxruntime/core/framework/allocation_planner.cc (``ComputeSingleStreamR
 4. gets a new buffer.
 
 A buffer that is taken over stays held from its first result to the last reader of its last one: also in between, when
-nothing lives in it. Shapes are compared as the file declares them, so that results whose shape is not known before the run
-share nothing.
+nothing lives in it. Shapes are compared as the session knows them before it runs (`symbols`): results whose shape is open share
+nothing.
 
 Registration of kernels says which ops work in place: ``MayInplace`` and ``Alias`` in onnxruntime/core/providers/cuda.
 """
@@ -18,10 +18,11 @@ Registration of kernels says which ops work in place: ``MayInplace`` and ``Alias
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vramplan.graph import Node, Tensor
+from vramplan.runtimes.onnxruntime.symbols import Known
 
 ALIASES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Optional", "OptionalGetElement"})
 """Ops whose result is their input under another shape."""
@@ -52,15 +53,16 @@ class Shared:
 def share_buffers(
     nodes: Sequence[Node],
     tensors: Mapping[str, Tensor],
+    dims: Known,
     *,
     outputs: Iterable[str],
-    reuses: bool = True,
+    host: Collection[str] = (),
 ) -> list[Shared]:
-    """The buffers of one run of *nodes*, in the order of their allocation.
+    """The buffers of one run of *nodes*, in the order of their allocation; also those of *host*, which lie on the CPU.
 
-    ``reuses`` is false where shapes are not known before the run.
+    *dims* is what the session knows of each shape before it runs (`symbols`).
     """
-    plan = _Plan(nodes, tensors, frozenset(outputs), reuses)
+    plan = _Plan(nodes, tensors, dims, frozenset(outputs), frozenset(host))
     for step, node in enumerate(nodes):
         plan.take(step, node)
         plan.let_go(step, node)
@@ -70,15 +72,22 @@ def share_buffers(
 class _Plan:
     """The planner's state: how often each buffer will still be used, and which are free."""
 
-    def __init__(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor], outputs: frozenset[str], reuses: bool) -> None:
-        self.tensors, self.outputs, self.reuses = tensors, outputs, reuses
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        tensors: Mapping[str, Tensor],
+        dims: Known,
+        outputs: frozenset[str],
+        host: frozenset[str],
+    ) -> None:
+        self.tensors, self.dims, self.outputs, self.host = tensors, dims, outputs, host
         self.uses: Counter[str] = Counter(name for node in nodes for name in (*node.reads, *node.writes))
         self.uses.update(outputs)
         self.home: dict[str, str] = {}
         self.members: dict[str, list[str]] = {}
         self.first: dict[str, int] = {}
         self.last: dict[str, int] = {}
-        self.free: dict[tuple[object, int], list[str]] = {}
+        self.free: dict[tuple[object, ...], list[str]] = {}
 
     def take(self, step: int, node: Node) -> None:
         """Give every result of *node* a buffer."""
@@ -107,13 +116,14 @@ class _Plan:
                 return first
             if node.op in IN_PLACE and self.uses[self.home[first]] == 1 and self._size(first) == self._size(name) is not None:
                 return first
-        stack = self.free.get(self._size(name) or ((), 0))
+        stack = self.free.get(self._size(name) or ())
         return stack.pop() if stack else None
 
-    def _size(self, name: str) -> tuple[object, int] | None:
-        """Shape and width of what can be compared; None for scalars and for shapes that are not known before the run."""
-        tensor = self.tensors[name]
-        return (tensor.shape, tensor.dtype.bits) if self.reuses and tensor.shape and tensor.is_certain else None
+    def _size(self, name: str) -> tuple[object, ...] | None:
+        """Shape, width and place of what can be compared; None for scalars and shapes that are open before the run."""
+        dims = self.dims.get(name)
+        is_known = dims and None not in dims and self.tensors[name].is_certain
+        return (dims, self.tensors[name].dtype.bits, name in self.host) if is_known else None
 
     def let_go(self, step: int, node: Node) -> None:
         """Count what *node* has used, and what nothing reads."""

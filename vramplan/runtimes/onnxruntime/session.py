@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vramplan.allocators.bfc import BfcArena, BfcRules
 from vramplan.allocators.driver import driver_bytes
@@ -26,6 +26,8 @@ from vramplan.runtimes.onnxruntime.pattern import pattern_bytes
 from vramplan.runtimes.onnxruntime.placement import Placement, place
 from vramplan.runtimes.onnxruntime.planner import Shared, share_buffers
 from vramplan.runtimes.onnxruntime.rewrites import Rewritten, execution_order, rewrite
+from vramplan.runtimes.onnxruntime.scratch import OFF_STREAM
+from vramplan.runtimes.onnxruntime.symbols import Dims, known_dims
 
 RUNS = ("run1", "run2", "run3", "steady")
 
@@ -40,18 +42,24 @@ ORDER_COUNT = 31
 class Declared:
     """What the file says about its inputs' dimensions before anybody binds them.
 
-    ``is_static``: all are fixed. ``knows_sides``: all but the batch axis are, so that the planner can compare shapes.
+    ``is_static``: all are fixed. ``knows_sides``: all but the batch axis are, so that convolutions may be NHWC.
+    ``dims`` are those of every input (None: their number is open); empty where all are fixed.
     """
 
     is_static: bool = True
     knows_sides: bool = True
+    dims: tuple[Dims | None, ...] = ()
 
     @classmethod
     def of(cls, dims: Sequence[Sequence[int | str] | None]) -> Declared:
         """From the declared dimensions of every input; None where even their number is open."""
         sizes = [(axis, dim) for shape in dims for axis, dim in enumerate(shape if shape is not None else ("?", "?"))]
         open_axes = [axis for axis, dim in sizes if not isinstance(dim, int)]
-        return cls(is_static=not open_axes, knows_sides=not any(open_axes))
+        return cls(
+            is_static=not open_axes,
+            knows_sides=not any(open_axes),
+            dims=tuple(None if shape is None else tuple(shape) for shape in dims) if open_axes else (),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +82,12 @@ def prepare(graph: Graph, options: SessionOptions, declared: Declared, *, is_opt
     """Rewrite, order, place and plan *graph*; one that a session has optimised itself is rewritten and ordered already."""
     rewritten = rewrite(graph, "disabled" if is_optimised else options.level, is_static=declared.is_static)
     nodes = rewritten.nodes if is_optimised else execution_order(rewritten.nodes)
-    placement = place(nodes, rewritten.tensors, frozenset(rewritten.initializers))
-    shared = share_buffers(nodes, rewritten.tensors, outputs=rewritten.outputs, reuses=declared.knows_sides)
-    absent = placement.host - placement.copies
-    buffers = tuple(buffer for buffer in shared if buffer.name not in absent)
+    constants = frozenset(rewritten.initializers)
+    placement = place(nodes, rewritten.tensors, constants)
+    rewritten = replace(rewritten, initializers=tuple(name for name in rewritten.initializers if name in placement.weights))
+    dims = known_dims(nodes, rewritten.tensors, constants, _input_dims(rewritten, declared))
+    shared = share_buffers(nodes, rewritten.tensors, dims, outputs=rewritten.outputs, host=placement.host)
+    buffers = tuple(_on_gpu(shared, nodes, placement))
     return Prepared(
         rewritten=rewritten,
         nodes=nodes,
@@ -86,6 +96,25 @@ def prepare(graph: Graph, options: SessionOptions, declared: Declared, *, is_opt
         pattern_bytes=_pattern_bytes(buffers, len(nodes)) if options.uses_pattern else 0,
         is_nhwc=options.prefers_nhwc and declared.knows_sides,
     )
+
+
+def _input_dims(rewritten: Rewritten, declared: Declared) -> dict[str, Dims | None]:
+    """What the file says of the inputs; their actual sizes where it fixes all."""
+    if not declared.dims:
+        return {name: rewritten.tensors[name].shape for name in rewritten.inputs}
+    given = dict(zip(rewritten.inputs, declared.dims, strict=False))
+    return {name: given.get(name) for name in rewritten.inputs}
+
+
+def _on_gpu(shared: Sequence[Shared], nodes: Sequence[Node], placement: Placement) -> Iterator[Shared]:
+    """The buffers on the GPU: a result of the CPU is copied there when its first reader runs."""
+    for buffer in shared:
+        if buffer.name not in placement.host:
+            yield buffer
+        elif buffer.name in placement.copies:
+            steps = range(buffer.first_step, len(nodes))
+            first = next(step for step in steps if buffer.name in placement.copied_for(nodes[step]))
+            yield replace(buffer, first_step=first)
 
 
 def _pattern_bytes(buffers: Sequence[Shared], step_count: int) -> int:
@@ -132,10 +161,10 @@ def _loaded_bytes(sizes: Iterable[int], rules: BfcRules, *, is_reserved: bool) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A graph at one set of shapes, and the scratch of its kernels: bytes by the position of a node."""
+    """A graph at one set of shapes, and the scratch of its kernels: buffers in bytes by the position of a node."""
 
     prepared: Prepared
-    scratch: Mapping[int, int]
+    scratch: Mapping[int, Sequence[int]]
 
 
 def phases_of(name: str, turn_count: int) -> tuple[str, ...]:
@@ -192,11 +221,17 @@ class _Writer:
                 if buffer.is_output or not has_pattern:
                     role = Role.OUTPUT if buffer.is_output else Role.ACTIVATION
                     held[buffer.name] = self.hold(buffer.name, role, buffer.size_bytes)
-            if size_bytes := self.scratch.get(step, 0):
-                self.builder.free(self.hold(f"scratch of {node.name or node.op}", Role.WORKSPACE, size_bytes))
+            self.builder.free(*[self.scratched(node, size_bytes) for size_bytes in self.scratch.get(step, ())])
             self.builder.free(*(held.pop(buffer.name) for buffer in self.stops.get(step, ()) if buffer.name in held))
         self.builder.op("outputs")
         self.builder.free(*held.values(), *(() if block is None else (block,)), *inputs)
+
+    def scratched(self, node: Node, size_bytes: int) -> int:
+        """Scratch of *node*."""
+        name, is_on_stream = f"scratch of {node.name or node.op}", node.op not in OFF_STREAM
+        return self.builder.hold(
+            Buffer(name=name, role=Role.WORKSPACE, size_bytes=size_bytes, path=name, is_on_stream=is_on_stream)
+        )
 
     def hold(self, name: str, role: Role, size_bytes: int) -> int:
         return self.builder.hold(Buffer(name=name, role=role, size_bytes=size_bytes, path=name))
