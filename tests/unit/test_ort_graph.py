@@ -273,3 +273,27 @@ def test_rules_of_our_own_leave_room_for_a_graph_with_fewer_fusions(monkeypatch)
 def test_files_are_shown_in_two_runtimes_and_bytes_in_one():
     assert usual_runtimes("a.onnx") == ("tensorrt", "onnxruntime")
     assert usual_runtimes(norm_model()) == ("tensorrt",)
+
+
+def mixed_model() -> bytes:
+    """x in half precision → Conv → Cast to single → Sigmoid → Cast back: every tensor has the type that the file says."""
+    return model(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Cast", ["c"], ["s"], to=FLOAT),
+            helper.make_node("Sigmoid", ["s"], ["t"]),
+            helper.make_node("Cast", ["t"], ["y"], to=HALF),
+        ],
+        dtype=HALF,
+        weights=[("w", (8, 8, 3, 3))],
+    )
+
+
+def test_a_file_of_mixed_precision_keeps_each_tensors_type(real):
+    found = estimate(mixed_model(), runtime="onnxruntime")
+    assert [layer.dtype for layer in found.layers] == ["float16", "float32", "float32", "float16"]
+    assert found.budget.weights_bytes == 8 * 8 * 3 * 3 * 2
+    assert found.notes[0].startswith("ONNX Runtime gave no answer that can be used")
+    wide = estimate(mixed_model(), runtime="onnxruntime", precision="fp32")
+    assert {layer.dtype for layer in wide.layers} == {"float32"}
+    assert wide.budget.weights_bytes == 8 * 8 * 3 * 3 * 4
