@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from vramplan.dtypes import DType
 from vramplan.gpus.lookup import find_gpu
 from vramplan.ranges import Range
+from vramplan.workspace import cudnn_cache
 from vramplan.workspace.convolution import ConvCall
 from vramplan.workspace.cudnn import CudnnFlags, conv_workspaces
 from vramplan.workspace.cudnn_libraries import installed_libraries, libraries_below
@@ -41,7 +42,9 @@ _DTYPES = {"fp32": DType.FLOAT32, "fp16": DType.FLOAT16, "bf16": DType.BFLOAT16}
 class Row:
     """One measured call that PyTorch gave to cuDNN.
 
-    ``device_bytes`` and ``engine`` are the answer of the device's own cuDNN. Invariant: sizes are not negative.
+    The last four are the answer of the device's own cuDNN: bytes, engine, knobs, and the bytes with WORKSPACE at 1.
+
+    Invariant: sizes are not negative.
     """
 
     call: ConvCall
@@ -50,6 +53,8 @@ class Row:
     measured_bytes: int
     device_bytes: int
     engine: int
+    knobs: dict[int, int]
+    unshared_bytes: int | None
 
     @property
     def kinds(self) -> Iterator[str]:
@@ -114,6 +119,8 @@ def _row(cells: Mapping[str, str]) -> Row:
         measured_bytes=int(cells["workspace_bytes"]),
         device_bytes=int(cells["device_bytes"]),
         engine=int(cells["engine"]),
+        knobs={int(kind): int(value) for kind, value in (pair.split(":") for pair in cells["knobs"].split())},
+        unshared_bytes=int(cells["unshared_bytes"]) if cells["unshared_bytes"] else None,
     )
 
 
@@ -195,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     measured = rows()
+    cudnn_cache._MOST_ENTRIES = 2 * len(measured)  # more than a user asks in a lifetime, so that a second run is quick
     libraries = libraries_below(options.nvidia) if options.nvidia else installed_libraries()
     found = {"device": on_device(measured), "closed": answered(measured, ())}
     if libraries:

@@ -17,13 +17,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import convolutions
 import numpy as np
+from growing import as_tree
 from sklearn.tree import DecisionTreeClassifier
 
 from vramplan.units import MIB
@@ -82,36 +82,7 @@ def _tree(samples: Sequence[tuple[Product, int]]) -> Tree:
     leaves = grower.apply(values[order])
     low = dict(zip(leaves[::-1].tolist(), labels[order][::-1].tolist(), strict=True))
     high = dict(zip(leaves.tolist(), labels[order].tolist(), strict=True))
-    return _arrays(grower, low, high)
-
-
-def _arrays(grower: Any, low: Mapping[int, int], high: Mapping[int, int]) -> Tree:
-    """scikit-learn's nodes in the order of a walk, less splits between two leaves that say the same."""
-    inner, rows = grower.tree_, []
-
-    def walk(node: int) -> tuple[int, int, int] | None:
-        """Append *node* and all below; what it says if that is one thing."""
-        place = len(rows)
-        if inner.children_left[node] < 0:
-            says = int(grower.classes_[inner.value[node][0].argmax()]), low[node], high[node]
-            rows.append((0, 0.0, 0, *says))
-            return says
-        rows.append((int(inner.feature[node]), float(inner.threshold[node]), 0, 0, 0, 0))
-        left = walk(inner.children_left[node])
-        right_at = len(rows)
-        right = walk(inner.children_right[node])
-        if left is not None and left == right:
-            del rows[place:]
-            rows.append((0, 0.0, 0, *left))
-            return left
-        rows[place] = (*rows[place][:2], right_at, 0, 0, 0)
-        return None
-
-    sys.setrecursionlimit(10_000)
-    walk(0)
-    types = {"feature": "u1", "threshold": "f4", "right": "u4", "label": "i2", "low": "i2", "high": "i2"}
-    columns = zip(*rows, strict=True)
-    return Tree(**{name: np.array(column, dtype=kind) for (name, kind), column in zip(types.items(), columns, strict=True)})
+    return as_tree(grower, low, high)
 
 
 def score(trees: Mapping[str, Tree], calls: Sequence[convolutions.Row], sizes: Mapping[Product, Mapping[int, int]]) -> None:

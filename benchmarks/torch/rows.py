@@ -12,6 +12,7 @@ from typing import Any
 DATA = Path(__file__).parents[1] / "data" / "torch_h200"
 RUNS, OPS, PREDICTED = DATA / "runs.jsonl.gz", DATA / "ops.jsonl.gz", DATA / "predicted.csv"
 PEERS_FILE, FAILED, CARDS = DATA / "peers.csv", DATA / "peers_failed.csv", DATA / "cards.csv"
+CONVOLUTIONS = DATA.parent / "convolutions_h200" / "scores.csv"
 WAYS = ("measured", "cudnn", "closed")
 """Where the workspace of convolutions comes from: the recording, cuDNN without a GPU, or the closed form."""
 QUANTITIES = ("first_allocated", "first_reserved", "steady_allocated", "steady_reserved")

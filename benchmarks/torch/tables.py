@@ -141,6 +141,39 @@ def _peer(rows: Sequence[Row], peer: str) -> list[object]:
     ]
 
 
+CONVOLUTION_SETS = ("guided", "judged", "apart")
+
+
+def convolutions(lines: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """How close cuDNN comes without a GPU, by kind of convolution; the closed form beside it on the judged calls."""
+    found = {(line["way"], line["set"], line["kind"]): line for line in lines}
+    kinds = dict.fromkeys(line["kind"] for line in lines if line["way"] == "cudnn")
+    head = ["kind", *(f"calls, {name}" for name in CONVOLUTION_SETS), *(f"within 512 B, {name}" for name in CONVOLUTION_SETS),
+            *(f"under, {name}" for name in CONVOLUTION_SETS), "within 8 MiB, judged", "in range, judged",
+            "closed form within 512 B, judged"]  # fmt: skip
+    return table(head, (_convolutions(kind, found) for kind in kinds))
+
+
+def _convolutions(kind: str, found: Mapping[tuple[str, str, str], Mapping[str, str]]) -> list[str]:
+    def cell(way: str, name: str, column: str) -> str:
+        line = found.get((way, name, kind))
+        return "" if line is None else line[column] if column == "calls" else f"{100 * float(line[column]):.1f} %"
+
+    by_set = [cell("cudnn", name, column) for column in ("calls", "close", "under") for name in CONVOLUTION_SETS]
+    rest = [cell("cudnn", "judged", "within_8_mib"), cell("cudnn", "judged", "inside"), cell("closed", "judged", "close")]
+    return [kind, *by_set, *rest]
+
+
+def engines(lines: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """What the device's own cuDNN answered, by the engine that it named."""
+    own = [line for line in lines if line["set"] == "every"]
+    largest = sorted(own, key=lambda line: -int(line["calls"]))
+    return table(
+        ("engine", "calls", "within 512 B"),
+        ([line["kind"], line["calls"], f"{100 * float(line['close']):.2f} %"] for line in largest),
+    )
+
+
 def failures(lines: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Blank answers by peer and reason, the models named."""
     found: dict[tuple[str, str], list[str]] = {}

@@ -17,7 +17,7 @@ from vramplan.ranges import Evidence
 from vramplan.workspace.convolution import ConvCall, conv_workspace, product_of
 from vramplan.workspace.cudnn import conv_workspaces
 from vramplan.workspace.pointwise import pointwise_workspace_bytes
-from vramplan.workspace.segments import is_modelled, partial_sums_bytes, shares_tiles
+from vramplan.workspace.segments import is_modelled, label_of, last_round, partial_sums, shares_tiles
 
 HOPPER, TURING, PASCAL = (9, 0), (7, 5), (6, 1)
 
@@ -127,10 +127,21 @@ def test_tiles_of_the_last_round_are_shared_by_the_blocks_that_fit():
     measured = call((8, 320, 80, 80), (80, 320, 3, 3), dtype=DType.FLOAT32, channels_last=True)
     knobs = {2: 0, 25: 0, 27: 8, 28: 1}
     assert is_modelled(knobs, measured)
-    partial_sums = 40 * 3 * 128 * 128 * 4
-    assert partial_sums == 7_864_320
-    assert partial_sums_bytes(measured, knobs, 132) == partial_sums + 4 * 40 * 3
-    assert abs(partial_sums_bytes(measured, knobs, 132) - 7_864_963) <= 512  # measured
+    left = last_round(measured, knobs, 132)
+    assert (left.rounds, left.tiles, left.blocks, left.steps) == (3, 40, 120, 10 * 9)
+    sums = 40 * 3 * 128 * 128 * 4
+    assert sums == 7_864_320
+    found = partial_sums(measured, knobs, 132)
+    assert found.nominal_bytes == sums + 4 * 40 * 3
+    assert abs(found.nominal_bytes - 7_864_963) <= 512  # measured
+    assert found.low_bytes <= found.nominal_bytes <= found.high_bytes
+    assert label_of(7_864_963, left) == 3 * 64
+
+
+def test_nothing_is_shared_when_the_last_round_is_full():
+    # 120 rows of 128 pixels are 120 tiles, and 120 blocks run at once.
+    full = call((1, 64, 120, 128), (128, 64, 3, 3), dtype=DType.FLOAT32, channels_last=True)
+    assert partial_sums(full, {2: 0, 25: 0, 27: 8, 28: 1}, 132) == (0, 0, 0)
 
 
 def test_a_kernel_that_may_not_share_is_not_modelled():

@@ -198,6 +198,16 @@ def test_a_jump_reaches_its_slot(machine):
     assert len(image) == 0x10000 + 7 * 16 + 2 * ctypes.sizeof(ctypes.c_void_p)
 
 
+def test_a_depthwise_kernel_takes_nothing_whatever_else_is_named():
+    """lraspp, bf16, batch 16: without a GPU cuDNN names an engine that copies, 276,894,224 B; an H200 asked for nothing."""
+    call = replace(pointwise(16, 16, 260, channels_last=True), weight_shape=(16, 1, 3, 3), padding=(1, 1), groups=16)
+    reply = {"bytes": 276_894_224, "engine": 22, "knobs": {"2": 5}, "unshared_bytes": None}
+    assert answered(reply, call).nominal_bytes == 0
+    assert answered(reply, call).high_bytes == 276_894_224
+    wide = replace(call, weight_shape=(16, 1, 9, 9), padding=(4, 4))
+    assert answered(reply, wide).nominal_bytes == 276_894_224
+
+
 def test_a_remedy_is_what_leaves_least():
     """A 3x3 convolution of row-major half-precision images is copied to channels last; in that layout it is not."""
     call = replace(pointwise(64, 64, 80), weight_shape=(64, 64, 3, 3), padding=(1, 1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,7 @@ class Described:
     """A device that need not be there: *text*, a JSON object, describes it."""
 
     def __init__(self, cudnn: Cudnn, text: str) -> None:
+        self.memory_bytes = float(json.loads(text)["totalGlobalMem"])
         self._properties = Descriptor(cudnn, _DEVICE_PROPERTIES).set(2702, _CHAR, text.encode()).finalize()
 
     def of_graph(self, graph: Descriptor) -> Descriptor:
@@ -153,6 +155,8 @@ class Described:
 
 class Present:
     """The device of the current CUDA context, by a handle of its own."""
+
+    memory_bytes = math.inf  # who asks the device allocates for real
 
     def __init__(self, cudnn: Cudnn) -> None:
         self._handle = ctypes.c_void_p()
@@ -256,12 +260,14 @@ def _unshared_bytes(config: Descriptor, device: Device, knobs: dict[int, int]) -
 
 
 def _built(graph: Descriptor, device: Device, call: dict[str, Any]) -> Iterator[tuple[Descriptor, int]]:
-    """The configurations that build, with their workspaces."""
+    """The configurations that build, with their workspaces; one that asks for more than the device has yields to the next."""
     for config in _allowed(graph, device, call):
         try:
-            yield config, _workspace_bytes(config, device)
+            size_bytes = _workspace_bytes(config, device)
         except CudnnError:
             continue
+        if size_bytes <= device.memory_bytes:
+            yield config, size_bytes
 
 
 def engines(cudnn: Cudnn, device: Device, call: dict[str, Any]) -> Iterator[int]:

@@ -34,6 +34,12 @@ class Tree:
         return int(self.label[node]), int(self.low[node]), int(self.high[node])
 
 
+def vote(trees: Sequence[Tree], features: Sequence[float]) -> tuple[int, int, int]:
+    """The label that most *trees* say (the smaller on a tie), the smallest that any says, and the largest."""
+    said = [tree.labels(features)[0] for tree in trees]
+    return min(set(said), key=lambda label: (-said.count(label), label)), min(said), max(said)
+
+
 def read_trees(path: Path) -> Mapping[str, Tree]:
     """The trees of a file, by name."""
     import numpy as np  # noqa: PLC0415 - what needs no tree does without
