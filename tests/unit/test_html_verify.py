@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.measured import measurement
-from vramplan.device.measurement import Outcome
+from vramplan.alignment import OpRequests, op_requests
+from vramplan.device.measurement import NodeReading, Outcome
 from vramplan.estimate import estimate
+from vramplan.nodes import PHASE, node_programs
 from vramplan.program import MemoryProgram, Role
 from vramplan.replaying import replay
 from vramplan.report.html import verification_page
@@ -123,3 +125,33 @@ def test_out_of_memory_has_a_page_too(found: Verification):
     assert content["overlay"] is None
     assert content["bars"][7]["measured_text"] == "?"
     verification_page(without)
+
+
+def test_a_session_is_compared_by_what_its_nodes_ask_for():
+    """ONNX Runtime's statistics say what each node took: here all as predicted, but one that takes 1 MiB of scratch more."""
+    expected = estimate("yolov8s", batch=1, runtime="onnxruntime", gpu="h200")
+    ours, _ = node_programs(expected.program, ())
+    nodes = [
+        NodeReading(
+            name=op.name,
+            input_bytes=0,
+            initializer_bytes=0,
+            result_bytes=_asked(op, Role.ACTIVATION),
+            scratch_bytes=_asked(op, Role.WORKSPACE),
+        )
+        for op in op_requests(ours, PHASE)
+    ]
+    greedy = max(range(len(nodes)), key=lambda place: nodes[place].result_bytes)
+    nodes[greedy] = replace(nodes[greedy], scratch_bytes=nodes[greedy].scratch_bytes + MIB)
+    told = measurement(model="yolov8s", runtime="onnxruntime", batch=1, nodes=tuple(nodes))
+    content = verification_page_content(compare(expected, told, None, tolerance=0.05))
+    lines = content["overlay"]
+    assert lines["title"].startswith("What each node asks for")
+    assert set(lines["residual"]) == {0, -MIB}
+    assert content["strings"][lines["name"][lines["largest"]]] == nodes[greedy].name
+    assert nodes[greedy].name in lines["sentence"]
+
+
+def _asked(op: OpRequests, role: Role) -> int:
+    sizes = zip(op.requests, op.roles, strict=True)
+    return sum(request.size_bytes for request, of in sizes if of == role.value)

@@ -114,7 +114,7 @@ def verification_page_content(found: Verification) -> dict[str, Any]:
 
 _HOW_RECORDED = {
     True: "Choose “measured” below to see the recorded run in the same pictures.",
-    False: "The run was not recorded, so only its counters are known.",
+    False: "The run was not recorded: known are its counters, and statistics of its nodes where it kept any.",
 }
 
 

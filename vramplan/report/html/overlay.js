@@ -4,7 +4,7 @@
 const overlay = (() => {
   const { node, size, code, named, at } = page;
   const HEIGHT = 280, LOW = 130;
-  const GROUPS = { total: "All of the process", part: "Its parts at the peak", peak: "What PyTorch’s allocator counts" };
+  const GROUPS = { total: "All of the process", part: "Its parts at the peak", peak: "What else was counted" };
   const WORDS = { within: "within the tolerance", over: "more than measured", under: "less than measured", "": "not measured" };
   let data = null, drawn = [], places = {}, readout = null, shown = 0, waiting = 0;
 
@@ -133,7 +133,7 @@ const overlay = (() => {
     if (!data) return null;
     places = { lines: node("div"), residual: node("div") };
     readout = node("div", { class: "readout", role: "status", id: "overlay-readout" });
-    return node("section", { id: "overlay", class: "long", "aria-labelledby": "h-overlay" }, node("h2", { id: "h-overlay" }, "What is alive, predicted over measured"),
+    return node("section", { id: "overlay", class: "long", "aria-labelledby": "h-overlay" }, node("h2", { id: "h-overlay" }, data.title),
       node("p", { class: "muted small" }, data.sentence), legend("predicted"),
       node("div", { class: "chart", tabindex: "0", role: "group", "aria-label": data.sentence, onkeydown: onKey }, places.lines,
         node("p", { class: "chart-title small" }, "Residual, predicted less measured"), places.residual), readout,

@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from vramplan.alignment import OpRequests, paired_ops
+from vramplan.nodes import PHASE, node_programs
 from vramplan.program import MemoryProgram, Phase
 from vramplan.report.html.timeline import kept_steps
 from vramplan.report.verified_text import part_name, percent, signed
@@ -77,31 +78,60 @@ def _state(row: PartRow, tolerance: float) -> str:
 
 
 def overlay(found: Verification, strings: Callable[[str], int]) -> dict[str, Any] | None:
-    """The two lines and their residual; None where the run was not recorded, or the programs share no phase.
+    """The two lines and their residual; None where nothing was recorded, or the programs share no phase.
 
     Columns have a number for each point, bytes as they are; ``largest`` is the point of the largest residual.
     """
-    if found.replay is None:
-        return None
-    ours, theirs = found.estimate.program, found.replay.estimate.program
-    shared = [phase.name for phase in ours.phases if phase.name in {other.name for other in theirs.phases}]
-    is_paired = _is_paired(found)
-    points = [point for name in shared for point in _points(ours, theirs, name, is_paired=is_paired)]
+    if found.replay is not None:
+        is_paired = _is_paired(found)
+        points = list(_alive(found.estimate.program, found.replay.estimate.program, is_paired=is_paired))
+        axis = "ops, paired by name and order" if is_paired else "how far the phase is: the recording names no ops"
+        words = _Words("What is alive, predicted over measured", "At most {} alive predicted, {} measured", axis)
+    else:
+        points = list(_asked(found))
+        title = "What each node asks for, predicted over measured"
+        words = _Words(title, "The most that a node asks for: {} predicted, {} measured", "nodes in the order of the session")
     if not points:
         return None
     largest = max(range(len(points)), key=lambda at: abs(points[at].residual_bytes))
     kept = kept_steps([max(point.predicted_bytes, point.measured_bytes) for point in points], largest, MAX_POINTS)
     shown = [points[at] for at in kept]
     return {
-        "axis": "ops, paired by name and order" if is_paired else "how far the phase is: the recording names no ops",
+        "title": words.title,
+        "axis": words.axis,
         "phases": _spans(shown),
         "name": [strings(point.name) for point in shown],
         "predicted": [point.predicted_bytes for point in shown],
         "measured": [point.measured_bytes for point in shown],
         "residual": [point.residual_bytes for point in shown],
         "largest": kept.index(largest),
-        "sentence": _sentence(points, points[largest]),
+        "sentence": _sentence(words.tops, points, points[largest]),
     }
+
+
+class _Words(NamedTuple):
+    """What the two lines are called: ``tops`` has a place for the highest of each."""
+
+    title: str
+    tops: str
+    axis: str
+
+
+def _alive(ours: MemoryProgram, theirs: MemoryProgram, *, is_paired: bool) -> Iterator[Point]:
+    """What is alive in the phases that both have."""
+    shared = {phase.name for phase in theirs.phases}
+    for phase in ours.phases:
+        if phase.name in shared:
+            yield from (_by_op if is_paired else _by_share)(ours, theirs, phase.name)
+
+
+def _asked(found: Verification) -> Iterator[Point]:
+    """What each node of a session asks for, by ONNX Runtime's statistics; nothing where there are none."""
+    if not found.measurement.nodes:
+        return
+    for mine, real in paired_ops(*node_programs(found.estimate.program, found.measurement.nodes), PHASE):
+        name = next(op.name for op in (mine, real) if op is not None)
+        yield Point(PHASE, name, mine.size_bytes if mine else 0, real.size_bytes if real else 0)
 
 
 def _is_paired(found: Verification) -> bool:
@@ -110,9 +140,9 @@ def _is_paired(found: Verification) -> bool:
     return both >= PAIRED_RATIO * (both + alone)
 
 
-def _sentence(points: Sequence[Point], worst: Point) -> str:
-    tops = [max(point.predicted_bytes for point in points), max(point.measured_bytes for point in points)]
-    text = f"At most {format_bytes(tops[0])} alive predicted, {format_bytes(tops[1])} measured"
+def _sentence(tops: str, points: Sequence[Point], worst: Point) -> str:
+    most = max(point.predicted_bytes for point in points), max(point.measured_bytes for point in points)
+    text = tops.format(*map(format_bytes, most))
     if not worst.residual_bytes:
         return f"{text}; the lines are equal to the byte."
     where = f" in {worst.name}" if worst.name else ""
@@ -126,12 +156,6 @@ def _spans(points: Sequence[Point]) -> list[dict[str, Any]]:
         spans.append({"name": name, "start": start, "stop": stop})
         start = stop
     return spans
-
-
-def _points(ours: MemoryProgram, theirs: MemoryProgram, phase: str, *, is_paired: bool) -> Iterator[Point]:
-    if is_paired:
-        return _by_op(ours, theirs, phase)
-    return _by_share(ours, theirs, phase)
 
 
 def _by_op(ours: MemoryProgram, theirs: MemoryProgram, phase: str) -> Iterator[Point]:
