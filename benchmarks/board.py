@@ -4,10 +4,10 @@
 
 A board is started as a process of its own (`vramplan serve --port 0`), and asked as its page asks: one question at a time on
 one connection. Each change is to a value that was not asked for before, except where it says otherwise: "again", and "solved
-ahead", which is what the page does for the neighbours of a slider while nothing moves. Printed are the median and the slowest
-of --repeat changes, and the CPU time that the board took for one on average, all in milliseconds: where others use the machine
-too, that is nearer to what a change takes alone. We aim at less than 100 for all but the first question and advice, which
-comes afterwards. CPU times are read from /proc: Linux only.
+ahead", which is what the page does for the neighbours of a slider while nothing moves. Printed are the quickest of --repeat
+changes, the median and the slowest, and the CPU time that the board took for one on average, all in milliseconds: where others
+use the machine too, the quickest and the CPU time are nearer to what a change takes alone. We aim at less than 100 for all but
+the first question and advice, which comes afterwards. CPU times are read from /proc: Linux only.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Board:
         return 1000 * (time.perf_counter() - begun)
 
     def show(self, what: str, kind: str, questions: Sequence[Question]) -> None:
-        """One line: median, slowest, and CPU time a question."""
+        """One line: quickest, median, slowest, and CPU time a question."""
         before = self.cpu_ms()
         times = [self.ask(kind, question) for question in questions]
         spent = (self.cpu_ms() - before) / len(times)
-        print(f"  {what:<40} {median(times):>8.1f} {max(times):>8.1f} {spent:>8.0f}", flush=True)
+        print(f"  {what:<32} {min(times):>9.1f} {median(times):>8.1f} {max(times):>8.1f} {spent:>8.0f}", flush=True)
 
     def cpu_ms(self) -> float:
         """CPU time of the board and of the processes that it has started."""
@@ -117,7 +117,7 @@ def measure(board: Board, model: str, repeat: int) -> None:
     runtimes = ["tensorrt", "onnxruntime"] + (["torch"] if importlib.util.find_spec("torch") else [])
     for runtime in runtimes:
         first = {"model": model, "runtime": runtime, "precision": "fp16", "gpu": "rtx3090"}
-        print(f"{f'{model}, {runtime}':<42} {'median':>8} {'slowest':>8} {'CPU':>8}  ms")
+        print(f"{f'{model}, {runtime}':<34} {'quickest':>9} {'median':>8} {'slowest':>8} {'CPU':>8}  ms")
         board.show("the first question", "estimate", [{**first, "batch": 1}])
         for what, questions in changes(model, runtime):
             asked = list(itertools.islice(questions, repeat))

@@ -129,6 +129,21 @@ def test_an_address_brings_every_choice_back(chromium: Any, ask: Asking):
     assert problems == []
 
 
+def test_a_card_that_is_not_listed_is_its_memory(chromium: Any, ask: Asking):
+    page, problems = opened(chromium, ask, "?model=yolov8n&precision=fp32&batch=8")
+    page.locator("#c-gpu").select_option("other")
+    until(page, "document.getElementById('sentence').textContent.includes('24.00 GiB')")
+    page.get_by_label("GiB that CUDA can allocate").fill("0.25")
+    until(page, "document.getElementById('sentence').textContent.startsWith('Does not fit')")
+    assert asked(page)["vram"] == "0.25GiB"
+    again, _ = opened(chromium, ask, "?" + urlsplit(page.url).query)
+    assert again.locator("#sentence").inner_text() == page.locator("#sentence").inner_text()
+    page.locator("#c-gpu").select_option("t4")
+    until(page, "document.getElementById('top').textContent.includes('T4')")
+    assert "vram" not in asked(page)
+    assert problems == []
+
+
 def test_a_try_is_applied_by_a_click(chromium: Any, ask: Asking):
     page, problems = opened(chromium, ask, "?model=yolov8n&precision=fp32&batch=8&gpu=rtx3090")
     page.get_by_role("button", name="Apply --precision fp16").first.click()

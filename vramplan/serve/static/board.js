@@ -69,7 +69,7 @@
     if (key === null) { ask("estimate"); ask("streams"); return; }
     if (key === "model") { openModel(); return; }
     if (key === "runtime") controls.rebuild();
-    const isMemory = ["runtime", "precision", "batch", "gpu", "dims", "shapes"].includes(key);
+    const isMemory = ["runtime", "precision", "batch", "gpu", "vram", "dims", "shapes"].includes(key);
     const isStreams = !["runtime", "batch"].includes(key) || (key === "batch" && controls.state.frames === "same");
     if (isMemory) ask("estimate");
     if (isStreams) ask("streams");

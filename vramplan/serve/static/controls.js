@@ -10,7 +10,7 @@ const controls = (() => {
   const SIZES = [["720p", "1280 × 720"], ["1080p", "1920 × 1080"], ["1440p", "2560 × 1440"], ["4k", "3840 × 2160"]];
   const WORDS = { tensorrt: "TensorRT", onnxruntime: "ONNX Runtime", torch: "PyTorch", "as-is": "as the file has it" };
   const VIDEO = /^(\d+p|[48]k|\d+x\d+@?)(\d+(?:\.\d+)?)?$/;
-  const MAX_STREAMS = 200;
+  const MAX_STREAMS = 200, OTHER = "other";
   const form = document.getElementById("controls");
   const state = { ...DEFAULTS, dims: {}, shapes: {} };
   let changed = () => {}, choices = null, facts = null;
@@ -21,6 +21,7 @@ const controls = (() => {
     for (const key of Object.keys(DEFAULTS)) if (asked.has(key)) state[key] = asked.get(key).slice(0, 200);
     const video = VIDEO.exec(asked.get("video") || "");
     if (video) [state.size, state.fps] = [video[1], video[2] || "30"];
+    if (state.vram) [state.vram, state.gpu] = [state.vram.replace(/ ?GiB$/i, ""), ""];
     if (asked.has("margin")) state.margin = asked.get("margin").replace(/%$/, "");
     for (const text of asked.getAll("dim")) { const place = text.lastIndexOf("="); if (place > 0) state.dims[text.slice(0, place)] = text.slice(place + 1); }
     for (const text of asked.getAll("shape")) { const place = text.lastIndexOf(":"); if (place > 0) state.shapes[text.slice(0, place)] = text.slice(place + 1); }
@@ -77,7 +78,7 @@ const controls = (() => {
   const options = (pairs) => pairs.map(([value, text]) => node("option", { value }, text));
 
   function choice(key, label, groups) {
-    const box = node("select", { id: "c-" + key, onchange: () => set(key, box.value) },
+    const box = node("select", { id: "c-" + key, onchange: () => chosen(key, box.value) },
       groups.flatMap((group) => (group.label ? node("optgroup", { label: group.label }, options(group.options)) : options(group.options))));
     box.value = state[key];
     if (box.value !== state[key] && state[key]) {
@@ -153,6 +154,25 @@ const controls = (() => {
     return Object.entries(families).map(([family, label]) => ({ label, options: choices.gpus.filter((each) => each.family === family && each.key !== choices.own_gpu).map((each) => [each.key, short(each.name)]) }));
   }
 
+  /* A card of the catalogue, none, or one that is not in it: then its memory is asked for. */
+  function card() {
+    const groups = [{ options: [["", "none: just the size"], [OTHER, "not listed: by its memory"]] }, ...own(), ...cards()];
+    const box = choice("gpu", "GPU", groups), select = box.querySelector("select");
+    if (state.vram) {
+      select.value = OTHER;
+      box.append(number("GiB that CUDA can allocate", state.vram, { step: "any", min: 0.1 }, (value) => set("vram", value)));
+    }
+    return box;
+  }
+
+  function chosen(key, value) {
+    if (key !== "gpu") { set(key, value); return; }
+    state.vram = value === OTHER ? "24" : "";
+    state.gpu = value === OTHER ? "" : value;
+    build();
+    set("gpu", state.gpu);
+  }
+
   function build() {
     const runtimes = Object.keys(facts.precisions);
     if (!runtimes.includes(state.runtime)) state.runtime = runtimes[0];
@@ -164,7 +184,7 @@ const controls = (() => {
         node("div", { class: "two" }, choice("runtime", "Runtime", [{ options: runtimes.map((name) => [name, WORDS[name]]) }]),
           choice("precision", "Precision", [{ options: facts.precisions[state.runtime].map((name) => [name, WORDS[name] || name]) }])),
         fixed === null ? slider("batch", "Batch", BATCHES, (value) => `batch ${value}`, true) : node("p", { class: "small muted" }, `The file fixes the batch to ${fixed}.`),
-        choice("gpu", "GPU", [{ options: [["", "none: just the size"]] }, ...own(), ...cards()])),
+        card()),
       group("What the cameras send", node("div", { class: "two" }, choice("size", "Picture", [{ options: SIZES }]),
         choice("codec", "Codec", [{ options: choices.codecs.map((name) => [name, name.toUpperCase().replace("H264", "H.264")]) }])),
         slider("fps", "Frames a second", [1, 2, 5, 8, 10, 12, 15, 20, 25, 30, 50, 60], (value) => `${value} fps`),
@@ -180,7 +200,7 @@ const controls = (() => {
     readAddress();
     [changed, refused] = [onchange, onrefused];
     choices = await (await fetch("/api/choices")).json();
-    if (choices.own_gpu && !new URLSearchParams(location.search).has("gpu")) state.gpu = choices.own_gpu;
+    if (choices.own_gpu && !state.vram && !new URLSearchParams(location.search).has("gpu")) state.gpu = choices.own_gpu;
   }
 
   /* Take over what is known of a model, and offer what goes with it. */
