@@ -28,7 +28,7 @@ MOST_WEIGHTS_BYTES = 4 << 30
 """Fusions compute with weights, if zeros: beyond this, time and memory are better spent otherwise."""
 
 _TIME_S = 60
-_FORMAT = b"vramplan session graph 2\n"
+_FORMAT = b"vramplan session graph 4\n"
 """Its number goes up when something else is asked: hollow models of another kind, other fusions switched off."""
 
 _MOST_FILES = 200
@@ -108,7 +108,7 @@ def _asked(structure: bytes, level: str, version: str, command: Sequence[str]) -
                 for _ in child.messages():
                     pass
         except ModelError as error:
-            return None if model.hides_integers else Refusal(reason=in_one_line(error.message), version=version)
+            return None if model.is_altered else Refusal(reason=in_one_line(error.message), version=version)
         except (VramplanError, OutOfMemoryResult):
             return None
         return SessionGraph(model_bytes=(folder / RESULT).read_bytes(), version=version)

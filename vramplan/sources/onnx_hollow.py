@@ -4,13 +4,15 @@ The structure of a file has no large values (`protobuf_scan`). Here each of them
 long as the largest needs, which takes no room on a disk that knows holes. So a runtime reads none of the user's weights, needs
 none of their files, and follows no path that a stranger's model names.
 
-Half precision becomes single: the CPU has hardly any kernels for it, and what has no kernel does not fuse.
+Half precision becomes single: the CPU has hardly any kernels for it, and what has no kernel does not fuse. A cast between the
+two is an op that nothing fuses with, meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ from vramplan.sources.onnx_types import DTYPES, expected_bytes
 ZEROS = "zeros"
 """The name of the file beside the model."""
 
+CAST = "Atan"
+"""What stands in for a cast: one float in, one out."""
+
 _A, _T = onnx.AttributeProto, onnx.TensorProto
 MEANT = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
 """Numbers in the patterns of Gelu and its like, which half precision rounds."""
@@ -36,26 +41,27 @@ _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", 
 class Hollow:
     """``model_bytes`` wants ``zeros_bytes`` of zeros beside it; all that is hollow together has ``total_bytes``.
 
-    ``hides_integers``: some of it may have said shapes, so that a runtime may stumble over zeros in its place.
+    ``is_altered``: some of it may have said shapes, or something stands in for a cast. Where a runtime stumbles then, it says
+    nothing about the user's model.
     """
 
     model_bytes: bytes
     zeros_bytes: int
     total_bytes: int
-    hides_integers: bool
+    is_altered: bool
 
 
 def hollow(structure: bytes) -> Hollow | None:
     """The model of *structure*, a serialized ``ModelProto`` without large values.
 
-    None where a value cannot be left to a file, and where half and single precision are cast to each other: that cannot be told
-    in single precision alone.
+    None where a value cannot be left to a file, or a cast to single precision be told.
     """
     model = onnx.ModelProto.FromString(structure)
     bodies = [*_graphs(model.graph), *(inner for function in model.functions for inner in _graphs(function))]
     for graph in bodies[: len(bodies) - len(model.functions)]:
         _lift_constants(graph)
-    if not _can_be_hollow(bodies) or (_has_half(bodies) and not _widen(bodies)):
+    has_half = _has_half(bodies)
+    if not _can_be_hollow(bodies) or (has_half and not _widen(bodies, _types(model))):
         return None
     hollows = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer if _is_hollow(tensor)]
     dtypes = [DTYPES.get(tensor.data_type, DType.STRING) for tensor in hollows]
@@ -68,7 +74,7 @@ def hollow(structure: bytes) -> Hollow | None:
         model_bytes=model.SerializeToString(),
         zeros_bytes=max(sizes, default=0),
         total_bytes=sum(sizes),
-        hides_integers=not all(dtype.is_float for dtype in dtypes),
+        is_altered=has_half or not all(dtype.is_float for dtype in dtypes),
     )
 
 
@@ -125,13 +131,15 @@ def _has_half(bodies: list[Any]) -> bool:
     return not _HALF.isdisjoint((*values, *tensors, *types))
 
 
-def _widen(bodies: list[Any]) -> bool:
-    """Make half precision single; False, and nothing to be used, where there are casts between the two."""
+def _widen(bodies: list[Any], types: Mapping[str, int]) -> bool:
+    """Make half precision single; False, and nothing to be used, where a cast is of who knows what."""
+    constants = {tensor.name for body in bodies for tensor in getattr(body, "initializer", ())}
+    constants.update(node.output[0] for body in bodies for node in body.node if node.op_type == "Constant")
     for body in bodies:
         for node in body.node:
+            if node.op_type == "Cast" and not _widen_cast(node, types, constants):
+                return False
             for attribute in node.attribute:
-                if node.op_type == "Cast" and attribute.name == "to" and attribute.i in (_T.FLOAT, *_HALF):
-                    return False
                 if attribute.name == "dtype" and attribute.i in _HALF:
                     attribute.i = _T.FLOAT
         for value in _described(body):
@@ -141,6 +149,35 @@ def _widen(bodies: list[Any]) -> bool:
             if tensor.data_type in _HALF:
                 _widen_tensor(tensor)
     return True
+
+
+def _widen_cast(node: Any, types: Mapping[str, int], constants: Collection[str]) -> bool:
+    """A cast between half and single precision would be none, and vanish: `CAST` stands in for it, but not for a
+    constant's, which is folded anyway.
+    """
+    target = next((attribute for attribute in node.attribute if attribute.name == "to"), None)
+    if target is None or target.i not in (_T.FLOAT, *_HALF):
+        return True
+    source = types.get(node.input[0])
+    if source is None:
+        return False
+    if source in (_T.FLOAT, *_HALF) and source != target.i and node.input[0] not in constants:
+        node.op_type = CAST
+        del node.attribute[:]
+    else:
+        target.i = _T.FLOAT
+    return True
+
+
+def _types(model: Any) -> dict[str, int]:
+    """Element types by name, as far as they are declared or follow."""
+    with contextlib.suppress(Exception):  # a model that cannot be inferred is not refused for it
+        model = onnx.shape_inference.infer_shapes(model)
+    found: dict[str, int] = {}
+    for body in _graphs(model.graph):
+        found.update((value.name, value.type.tensor_type.elem_type) for value in _described(body))
+        found.update((tensor.name, tensor.data_type) for tensor in body.initializer)
+    return {name: kind for name, kind in found.items() if kind}
 
 
 def _widen_tensor(tensor: Any) -> None:

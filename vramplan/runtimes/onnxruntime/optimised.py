@@ -1,8 +1,8 @@
 """A graph that ONNX Runtime has optimised itself, for the CPU, as a session of the CUDA provider would have it.
 
-Two things differ. The CPU has few kernels for half precision, so a file of that type was given to it in single precision: its
-types come back here. A mask that is added before a Softmax joins it on CUDA only, where the file fixes all dimensions. And a
-HardSwish, which newer versions take apart for the CPU, is one kernel on CUDA.
+Some things differ. The CPU has few kernels for half precision, so a file of that type was given to it in single precision: its
+types come back here, and its casts. A mask that is added before a Softmax joins it on CUDA only, where the file fixes all
+dimensions. And a HardSwish, which newer versions take apart for the CPU, is one kernel on CUDA.
 """
 
 from __future__ import annotations
@@ -21,26 +21,42 @@ def for_cuda(graph: Graph, original: Graph, *, joins_masks: bool) -> Graph:
 
     *joins_masks* makes BiasSoftmax, as the extended level does with known shapes.
     """
-    nodes: Sequence[Node] = graph.nodes
-    if any(node.op == "HardSwish" for node in original.nodes):
-        nodes = _swished(nodes, frozenset(graph.outputs))
+    nodes: Sequence[Node] = _cast(graph.nodes, original)
+    swishes = {node.outputs[0]: node.name for node in original.nodes if node.op == "HardSwish"}
+    if swishes:
+        nodes = _swished(nodes, frozenset(graph.outputs), swishes)
     places = {name: index for index, name in enumerate(original.weights)}
     return replace(
         graph,
-        tensors=_typed(graph.tensors, original.tensors),
+        tensors=_typed(graph.tensors, nodes, original),
         nodes=tuple(_biased(nodes, frozenset(graph.outputs)) if joins_masks else nodes),
         weights=tuple(sorted(graph.weights, key=lambda name: places.get(name, len(places)))),
     )
 
 
-def _typed(tensors: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the file knows has its type; what a fusion made of half precision has that."""
-    half = next((tensor.dtype for tensor in original.values() if tensor.dtype.is_float and tensor.dtype.bits == 16), None)
-    found = {}
-    for name, tensor in tensors.items():
-        dtype = original[name].dtype if name in original else tensor.dtype
-        is_new_single = name not in original and dtype is DType.FLOAT32
-        found[name] = replace(tensor, dtype=half if half is not None and is_new_single else dtype)
+def _cast(nodes: Sequence[Node], original: Graph) -> list[Node]:
+    """Casts between half and single precision, for which another op stood in."""
+    casts = {node.outputs[0]: node for node in original.nodes if node.op == "Cast"}
+    return [
+        replace(node, op="Cast", attributes=casts[node.outputs[0]].attributes)
+        if node.op != "Cast" and node.outputs[0] in casts
+        else node
+        for node in nodes
+    ]
+
+
+def _typed(tensors: Mapping[str, Tensor], nodes: Sequence[Node], original: Graph) -> dict[str, Tensor]:
+    """What the file knows has its type; what a fusion made has that of what its op reads first."""
+    found = {
+        name: replace(tensor, dtype=original.tensors[name].dtype) if name in original.tensors else tensor
+        for name, tensor in tensors.items()
+    }
+    half = {tensor.dtype for tensor in original.tensors.values() if tensor.dtype.is_float and tensor.dtype.bits == 16}
+    for node in nodes if half else ():
+        first = next((found[name].dtype for name in node.reads if found[name].dtype.is_float), None)
+        for name in (*node.reads, *node.writes) if first in half and node.op != "Cast" else ():
+            if name not in original.tensors and found[name].dtype is DType.FLOAT32:
+                found[name] = replace(found[name], dtype=first or DType.FLOAT32)
     return found
 
 
@@ -60,8 +76,8 @@ def _biased(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
     return found
 
 
-def _swished(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
-    """HardSwish again: a product of x and its HardSigmoid that nobody else reads."""
+def _swished(nodes: Sequence[Node], outputs: frozenset[str], names: Mapping[str, str]) -> list[Node]:
+    """HardSwish again: a product of x and its HardSigmoid that nobody else reads; *names* by result, as in the file."""
     reads = Counter(name for node in nodes for name in node.reads)
     gates = {
         node.outputs[0]: node
@@ -72,7 +88,8 @@ def _swished(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
     for node in nodes:
         gate = next((gates[name] for name in node.reads if name in gates), None)
         if node.op == "Mul" and gate is not None and set(node.reads) == {gate.inputs[0], gate.outputs[0]}:
-            found.append(replace(node, op="HardSwish", inputs=gate.inputs, attributes={}))
+            name = names.get(node.outputs[0], node.name)
+            found.append(replace(node, name=name, op="HardSwish", inputs=gate.inputs, attributes={}))
             joined.add(gate.outputs[0])
         else:
             found.append(node)
