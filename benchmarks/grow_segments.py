@@ -54,7 +54,7 @@ def main() -> int:
         for index, grower in enumerate(forest.fit(values, labels).estimators_):
             grower.classes_ = forest.classes_
             says = {node: int(forest.classes_[grower.tree_.value[node][0].argmax()]) for node in range(grower.tree_.node_count)}
-            trees[str(index)] = as_tree(grower, says, says)
+            trees[str(index)] = as_tree(grower, says)
         write_trees(segments._TREES, trees)
         print(sum(len(tree.label) for tree in trees.values()), "nodes,", segments._TREES.stat().st_size, "bytes")
     return 0

@@ -1,7 +1,7 @@
 """Decision trees as arrays in one file: what was learned from measurements, and grown by a script under ``benchmarks``.
 
 Nodes lie in the order of a walk that goes left first: the left child of node *i* is ``i + 1``, the right one ``right[i]``. A
-node without a right child (0) is a leaf, and ``low`` and ``high`` are the smallest and largest label that it was grown on.
+node without a right child (0) is a leaf, and ``most`` is the largest label that it was grown on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PARTS = ("feature", "threshold", "right", "label", "low", "high")
+_PARTS = ("feature", "threshold", "right", "label", "most")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +22,15 @@ class Tree:
     threshold: Any
     right: Any
     label: Any
-    low: Any
-    high: Any
+    most: Any
 
-    def labels(self, features: Sequence[float]) -> tuple[int, int, int]:
-        """The likely label of what has these *features*, the smallest and the largest."""
+    def labels(self, features: Sequence[float]) -> tuple[int, int]:
+        """The likely label of what has these *features*, and the largest."""
         node = 0
         while self.right[node]:
             is_left = features[self.feature[node]] <= self.threshold[node]
             node = node + 1 if is_left else int(self.right[node])
-        return int(self.label[node]), int(self.low[node]), int(self.high[node])
+        return int(self.label[node]), int(self.most[node])
 
 
 def vote(trees: Sequence[Tree], features: Sequence[float]) -> tuple[int, int, int]:
