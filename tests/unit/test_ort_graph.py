@@ -313,3 +313,15 @@ def test_a_file_of_mixed_precision_keeps_each_tensors_type(real):
     wide = estimate(mixed_model(), runtime="onnxruntime", precision="fp32")
     assert {layer.dtype for layer in wide.layers} == {"float32"}
     assert wide.budget.weights_bytes == 8 * 8 * 3 * 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [((8, 1, 1, 16), "biassoftmax"), ((1, 4, 16, 16), "biassoftmax"), ((16, 16), "biassoftmax"), ((8, 1, 16, 16), "softmax")],
+)
+def test_a_mask_joins_a_softmax_on_cuda_when_it_repeats_over_a_stretch_of_dimensions(real, mask, kind):
+    nodes = [helper.make_node("Add", ["x", "m"], ["a"]), helper.make_node("Softmax", ["a"], ["y"], axis=-1)]
+    content = onnx.load_from_string(model(nodes, shape=(8, 4, 16, 16), result=(8, 4, 16, 16)))
+    content.graph.input.append(helper.make_tensor_value_info("m", FLOAT, mask))
+    found = estimate(content.SerializeToString(), runtime="onnxruntime")
+    assert found.layers[-1].kind == kind

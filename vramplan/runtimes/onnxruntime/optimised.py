@@ -29,7 +29,7 @@ def for_cuda(graph: Graph, original: Graph, *, joins_masks: bool) -> Graph:
     return replace(
         graph,
         tensors=_typed(graph.tensors, nodes, original),
-        nodes=tuple(_biased(nodes, frozenset(graph.outputs)) if joins_masks else nodes),
+        nodes=tuple(_biased(nodes, graph) if joins_masks else nodes),
         weights=tuple(sorted(graph.weights, key=lambda name: places.get(name, len(places)))),
     )
 
@@ -60,10 +60,14 @@ def _typed(tensors: Mapping[str, Tensor], nodes: Sequence[Node], original: Graph
     return found
 
 
-def _biased(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
-    """BiasSoftmax: an Add whose only reader is a Softmax is part of it."""
+def _biased(nodes: Sequence[Node], graph: Graph) -> list[Node]:
+    """BiasSoftmax: an Add whose only reader is a Softmax is part of it, if what it adds is a mask."""
     reads = Counter(name for node in nodes for name in node.reads)
-    sums = {node.outputs[0]: node for node in nodes if node.op == "Add" and node.outputs[0] not in outputs}
+    sums = {
+        node.outputs[0]: node
+        for node in nodes
+        if node.op == "Add" and node.outputs[0] not in graph.outputs and _adds_mask(node, graph.tensors)
+    }
     joined = {
         node.inputs[0] for node in nodes if node.op == "Softmax" and node.inputs[0] in sums and reads[node.inputs[0]] == 1
     }
@@ -74,6 +78,24 @@ def _biased(nodes: Sequence[Node], outputs: frozenset[str]) -> list[Node]:
         elif not joined.intersection(node.writes):
             found.append(node)
     return found
+
+
+def _adds_mask(add: Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether one operand repeats over the first batch dimensions of the result, or over the last of them.
+
+    Source: onnxruntime/core/optimizer/bias_softmax_fusion.cc. ::
+
+        scores  8 4 128 128    mask  8 1 1 128    and  1 4 128 128 are masks
+                               not   8 1 128 128, which repeats in between
+    """
+    result = tensors[add.outputs[0]].shape
+    shapes = [tensors[name].shape for name in add.inputs]
+    masks = [shape for shape in shapes if shape is not None and shape != result]
+    if not result or len(masks) != 1 or len(masks[0]) > len(result) or masks[0][-1:] != result[-1:]:
+        return False
+    padded = (1,) * (len(result) - len(masks[0])) + masks[0]
+    repeats = [one == 1 for one, many in zip(padded[:-1], result[:-1], strict=True) if many != 1]
+    return repeats in (sorted(repeats), sorted(repeats, reverse=True))
 
 
 def _swished(nodes: Sequence[Node], outputs: frozenset[str], names: Mapping[str, str]) -> list[Node]:
