@@ -43,6 +43,18 @@ def test_ctrl_c_at_once_is_quiet_too(tmp_path: Path):
     assert process.returncode in {0, 130}
 
 
+def test_a_terminated_board_leaves_no_files_and_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("--folder", str(tmp_path))
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert list(tmp_path.glob("vramplan-serve-*"))
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("vramplan-serve-*"))
+
+
 def test_another_host_is_warned_about(tmp_path: Path):
     process = start("--host", "0.0.0.0", "--folder", str(tmp_path))
     assert process.stdout is not None
