@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import ort_sessions
+
 from vramplan.gpus import find_gpu
 from vramplan.gpus.context import session_contexts
 from vramplan.runtimes.onnxruntime.options import Search, parse_session_options
@@ -98,8 +100,8 @@ def write_by_cudnn(nvidia: Path) -> None:
 def _row(record: dict[str, str], nvidia: Path | None) -> Row:
     options = {name: record[name] for name in OPTIONS} | {"enable_mem_pattern": record["mem_pattern"]}
     solved = _solved(record, options, nvidia)
-    gpu = find_gpu("h200")
-    loaded, run = session_contexts(gpu)
+    is_exhaustive = options["cudnn_conv_algo_search"] == Search.EXHAUSTIVE
+    loaded, run = session_contexts(find_gpu("h200"), is_exhaustive=is_exhaustive)
     plan = solved.plan
     parts = (plan.weights, plan.inputs, plan.activations, plan.outputs, plan.workspace, plan.allocator_slack, run)
     words = [f"{record['arena_extend_strategy']}, {record['cudnn_conv_algo_search']}"]
@@ -138,11 +140,16 @@ def _head(found: Sequence[Row]) -> Iterator[str]:
     by_cudnn = rows_by_cudnn(found)
     yield "# Accuracy of ONNX Runtime estimates"
     yield ""
-    yield "Written by `python benchmarks/ort_memory.py`; a test checks that it is up to date. Measured on an H200 (driver"
-    yield f"580.159, onnxruntime-gpu 1.30) in {len(found)} fresh processes: memory in use by NVML, inputs and outputs on"
-    yield "the CPU."
+    yield "Written by `python benchmarks/ort_memory.py`; a test checks that it is up to date. Everything was measured on an"
+    yield "H200 (driver 580.159, onnxruntime-gpu 1.30) in fresh processes, inputs and outputs on the CPU."
     yield ""
-    yield "Convolution workspace in closed form, as without any cuDNN:"
+    yield "## Recorded sessions"
+    yield ""
+    yield from ort_sessions.section()
+    yield "## Readings of a whole card"
+    yield ""
+    yield f"{len(found)} readings of the memory in use on a card with no other process, measured before the rules were"
+    yield "written. The graph is by our own rules. Convolution workspace in closed form, as without any cuDNN:"
     yield ""
     yield from _summary(found)
     yield "With the answers of cuDNN 9.19, asked without a GPU (`pip install 'vramplan[cudnn]'`):"
@@ -183,26 +190,29 @@ def _tail() -> Iterator[str]:
     yield from """
 ## What is fitted, and what is not
 
-- Not fitted: which results share buffers, the block of the memory pattern, the arena's regions, the 256 B and 2 MiB roundings.
-  They are replayed from ONNX Runtime's published rules.
-- From other measurements: the context is the smallest of six sessions less their initializers (on the same card), and what the
-  first run loads is what convolution and matrix kernels add in PyTorch.
-- Fitted on these rows, for the closed form only: under EXHAUSTIVE a convolution that copies anything copies input, weight and
-  output. cuDNN itself is asked for its heuristic mode B.
+- Not fitted: where nodes run, which results share buffers, the block of the memory pattern, the arena's regions, the 256 B
+  and 2 MiB roundings. They are replayed from ONNX Runtime's published rules, and compared with what it wrote down itself:
+  for the guided models the nodes on the GPU, their order and the bytes that each allocates are those of its own statistics,
+  and where the arena grows by request, its regions are mostly those of its log, one by one.
+- Measured: the context, which is what processes of guided models took beside their arenas (668 MiB with 10.8 for the card,
+  10 more under EXHAUSTIVE).
+- Fitted on the readings of a whole card, for the closed form only: under EXHAUSTIVE a convolution that copies anything
+  copies input, weight and output. cuDNN itself is asked for its heuristic mode B.
 
 ## What is wrong in the rest
 
-- The order of initializers is that of a hash table and differs from process to process. With tensors of very different sizes
-  (VGG-16, whose largest is 392 MiB) the arena after them can be anything between 0.7 and 1.2 GiB; low and high say so.
-- The YOLOv8 graphs here are equivalent to those measured, not the same files. Their sides are open, so that nothing shares a
-  buffer; run 1 of the measured ones took one region more where ours just fits. Whether a region doubles once more is decided by
-  a few MiB, and costs as much as the whole arena.
-- `prefer_nhwc` copies the weights of convolutions; which holes that leaves for later depends on the order again. A file with
-  open sides was not changed by it, and that is taken as a rule from one row.
-- Without a memory pattern an arena that grows by request kept growing up to run 4; ours settles in run 1.
-
-Two more readings, of graphs that are not here: DeepLabV3 fp32 at batch 8 went from 2734 MiB after run 1 to 4782 after run 2,
-SegFormer from 2750 to 4798. Such a step of 2 GiB is what the block of the memory pattern costs when two regions double.
+- **The order of initializers** is that of a hash table and differs from process to process. With tensors of very different
+  sizes (VGG-16, whose largest is 392 MiB) the arena after them can be anything between 0.7 and 1.2 GiB, and which holes are
+  left decides whether a later request needs a region more. Low and high say so; nominal is the order with the median arena.
+- **A region more or less.** With the default arena a few MiB decide whether a region is taken, and a region can be as large
+  as all before it: the large errors above are one such step. A scratch request that cuDNN answers some bytes differently,
+  or a block of the memory pattern that fits a hole or does not, is enough.
+- **Half precision with casts** (a file converted with Resize or CumSum in single precision) is not given to the installed
+  ONNX Runtime, because it cannot be told in single precision: rules of our own make that graph, which fuse more than they
+  should in transformers with an open batch.
+- **`use_tf32=0`** rules out tensor cores for half precision too; the kernels that are left are not known without a GPU.
+- **`prefer_nhwc`** copies the weights of convolutions; which holes that leaves depends on the order again, and results
+  beside convolutions may be transposed. A file with open sides is taken not to change.
 """.rstrip().splitlines()
 
 

@@ -49,8 +49,8 @@ def held_by_session(bound: Bound, converted: Converted, options: Options) -> Hel
             hint="Name the quantised .onnx file with --precision as-is.",
         )
     session = parse_session_options(options.runtime_options)
-    solved, note = _planned(bound, converted, session, _workspaces(options, session))
-    loaded, run = session_contexts(options.gpu)
+    solved, note = planned(bound, converted, session, _workspaces(options, session))
+    loaded, run = session_contexts(options.gpu, is_exhaustive=session.search is Search.EXHAUSTIVE)
     captured = _captured(bound, solved) if session.captures_graph else Range.exact(0)
     contexts = {"session": loaded.nominal_bytes}
     phases = {
@@ -128,9 +128,7 @@ def _workspaces(options: Options, session: SessionOptions) -> ConvWorkspaces:
     return conv_workspaces(options.gpu, flags=CudnnFlags(tf32=session.uses_tf32, heuristic=heuristic))
 
 
-def _planned(
-    bound: Bound, converted: Converted, session: SessionOptions, workspaces: ConvWorkspaces
-) -> tuple[SessionPlan, str]:
+def planned(bound: Bound, converted: Converted, session: SessionOptions, workspaces: ConvWorkspaces) -> tuple[SessionPlan, str]:
     """The plan of the session's graph, and whose graph it is."""
     declared = Declared.of([item.dims for item in bound.source.inputs])
     plan = functools.partial(plan_session, declared=declared, workspaces=workspaces)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+SAMPLE = ("tv-resnet50.fixed.fp32.onnx", "tv-mobilenet_v2.open.fp16.onnx", "timm-dla34.open.fp32.onnx")
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -17,6 +18,28 @@ def benchmark():
 def test_the_page_is_what_the_benchmark_writes(benchmark):
     module, rows = benchmark
     assert module.PAGE.read_text(encoding="utf-8") == module.page(rows)
+
+
+def test_predictions_beside_the_recorded_sessions_are_what_we_predict_now(benchmark):
+    predictions = importlib.import_module("ort_predictions")
+    found = {(row["graph"], row["batch"], row["options"]): row for row in predictions.read() if row["is_plain"]}
+    chosen = [record for record in predictions.wanted(True) if record["graph"] in SAMPLE]
+    assert len(chosen) == 2 * len(SAMPLE)
+    for record in chosen:
+        assert predictions.predict(record, None, is_plain=True) == found[predictions.key_of(record)]
+
+
+def test_recorded_sessions_are_within_three_percent_in_all_but_a_few(benchmark):
+    """Aims: the median within 3 %, and growth right; judged models are those that no rule was read off."""
+    sessions = importlib.import_module("ort_sessions")
+    found = sessions.sessions(is_plain=False)
+    assert len(found) > 1_000
+    for is_guided in (False, True):
+        part = [each for each in found if each.is_guided is is_guided]
+        errors = sorted(abs(each.error("steady")) for each in part)
+        assert errors[len(errors) // 2] < 0.005
+        assert sum(error <= 0.03 for error in errors) > 0.9 * len(errors)
+        assert sum(each.is_growth_right for each in part) > 0.9 * len(part)
 
 
 def test_half_of_the_processes_are_within_three_percent_after_four_runs(benchmark):

@@ -112,19 +112,21 @@ def context_bytes(gpu: Gpu | None, runtime: str, *, uses_gemm: bool | None = Non
     return _context(gpu, runtime, uses_gemm)[0]
 
 
-def session_contexts(gpu: Gpu | None) -> tuple[Range, Range]:
+def session_contexts(gpu: Gpu | None, *, is_exhaustive: bool = True) -> tuple[Range, Range]:
     """The context of an ONNX Runtime process: when its session is made, and after its first runs.
 
-    On the H200 nominal is the smallest of the measured sessions less their initializers: the others have more pages that their
-    initializers fill in part, which are counted where they are held. Runs load the kernels of convolutions and matrix products,
-    as PyTorch does. On other cards no reading tells the two apart.
+    On the H200 nominal is the smallest of the measured sessions less their initializers: the others have more pages that
+    their initializers fill in part, which are counted where they are held. Runs load the kernels of convolutions and matrix
+    products: what 443 processes took beside their arenas, by whether the search for convolutions was exhaustive. On other
+    cards no reading tells the two apart.
     """
     whole = context_bytes(gpu, "onnxruntime")
     if gpu is None or gpu.key != _H200 or not (sessions := _measured(_H200, "onnxruntime", "session")):
         return whole, whole
-    kernels = whole.high_bytes - sessions[-1]
+    runs, exhaustive = (_measured(_H200, "onnxruntime", stage) for stage in ("run", "run_exhaustive"))
     session = replace(whole, nominal_bytes=sessions[0], high_bytes=sessions[-1])
-    return session, replace(whole, nominal_bytes=sessions[0] + kernels)
+    nominal = exhaustive[0] if is_exhaustive else runs[-1]
+    return session, replace(whole, low_bytes=runs[0], nominal_bytes=nominal, high_bytes=exhaustive[-1])
 
 
 def context_reason(gpu: Gpu | None, runtime: str, *, uses_gemm: bool | None = None) -> str:
