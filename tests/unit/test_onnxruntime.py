@@ -10,11 +10,12 @@ from vramplan.errors import UsageError
 from vramplan.graph import Node, Tensor
 from vramplan.program import Buffer, ProgramBuilder, Role
 from vramplan.runtimes.onnxruntime.options import OPTION_NAMES, Search, SessionOptions, parse_session_options
+from vramplan.runtimes.onnxruntime.order import execution_order
 from vramplan.runtimes.onnxruntime.pattern import pattern_bytes
 from vramplan.runtimes.onnxruntime.placement import place
 from vramplan.runtimes.onnxruntime.plan import plan_session
 from vramplan.runtimes.onnxruntime.planner import share_buffers
-from vramplan.runtimes.onnxruntime.rewrites import execution_order, rewrite
+from vramplan.runtimes.onnxruntime.rewrites import rewrite
 from vramplan.runtimes.onnxruntime.scratch import KERNELS, conv_call, copied_bytes, scratch_of
 from vramplan.runtimes.onnxruntime.session import PATTERN, Declared, orders_by_size, prepare
 from vramplan.units import KIB, MIB
@@ -171,6 +172,38 @@ def test_a_batch_norm_joins_its_convolution_and_a_relu_does_not():
     rewritten = rewrite(graph({"x": IMAGE}, nodes, outputs="c", weights={"w": KERNEL, **vectors}))
     assert [node.op for node in rewritten.nodes] == ["Conv", "Relu"]
     assert sum(rewritten.tensors[name].count for name in rewritten.initializers) == 8 * 8 * 3 * 3 + 8
+
+
+def test_twins_are_one():
+    nodes = [
+        ("MaxPool", "x", {"a": IMAGE}),
+        ("MaxPool", "x", {"b": IMAGE}),
+        ("Add", "a b", {"c": IMAGE}),
+        ("Relu", "c", {"d": IMAGE}),
+    ]
+    made = rewrite(graph({"x": IMAGE}, nodes, outputs="d"))
+    assert [node.op for node in made.nodes] == ["MaxPool", "Add", "Relu"]
+    assert made.nodes[1].inputs == ("a", "a")
+    assert len(rewrite(graph({"x": IMAGE}, nodes, outputs="d b")).nodes) == 4
+
+
+def test_a_product_takes_factors_and_swaps_of_its_operands():
+    nodes = [
+        ("Mul", "x scale", {"a": (2, 4, 8)}),
+        ("Transpose", "y", {"b": (2, 8, 6)}, {"perm": (0, 2, 1)}),
+        ("MatMul", "a b", {"c": (2, 4, 6)}),
+    ]
+    made = rewrite(graph({"x": (2, 4, 8), "y": (2, 6, 8)}, nodes, "c", {"scale": (1,)}))
+    (product,) = made.nodes
+    assert (product.op, product.inputs) == ("FusedMatMul", ("x", "y"))
+    assert (product.attributes["transA"], product.attributes["transB"]) == (0, 1)
+
+
+def test_a_product_and_its_bias_are_one_kernel_where_shapes_are_fixed():
+    nodes = [("MatMul", "x w", {"a": (2, 4, 6)}), ("Add", "a b", {"c": (2, 4, 6)})]
+    made = graph({"x": (2, 4, 8)}, nodes, "c", {"w": (8, 6), "b": (6,)})
+    assert [node.op for node in rewrite(made).nodes] == ["Gemm"]
+    assert [node.op for node in rewrite(made, is_static=False).nodes] == ["MatMul", "Add"]
 
 
 def test_a_gelu_is_found_and_nothing_is_fused_over_an_output():

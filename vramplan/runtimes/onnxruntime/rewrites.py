@@ -12,10 +12,11 @@ finds them; fusions that only rename (Gemm with its Transpose) are left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vramplan.graph import Graph, Node, Tensor
+from vramplan.runtimes.onnxruntime.order import depth_first
 from vramplan.runtimes.ops import RANDOM
 
 LEVELS = ("disabled", "basic", "extended", "all")
@@ -60,10 +61,12 @@ def rewrite(graph: Graph, level: str = "all", *, is_static: bool = True) -> Rewr
         work.gelu()
         work.layer_norm()
         work.bias_gelu()
-        work.skip_layer_norm()
         work.quick_gelu()
-        work.bias_softmax()
         work.matmul_scale()
+        work.matmul_operands()
+    if is_static and level in ("extended", "all"):
+        work.skip_layer_norm()
+        work.bias_softmax()
     return work.result()
 
 
@@ -89,7 +92,7 @@ class _Work:
     def in_order(self) -> Iterator[tuple[int, Node]]:
         """The nodes in the order of execution, which a pass visits them in and numbers new ones by; fused ones are skipped."""
         indices = sorted(self.nodes)
-        for position in tuple(_depth_first([self.nodes[index] for index in indices])):
+        for position in tuple(depth_first([self.nodes[index] for index in indices])):
             if indices[position] in self.nodes:
                 yield indices[position], self.nodes[indices[position]]
 
@@ -106,13 +109,23 @@ class _Work:
         )
 
     def eliminate(self) -> None:
-        """Identity and Dropout vanish, unless their result is one of the graph's; so does a Cast to the same type."""
+        """Identity and Dropout vanish, unless their result is one of the graph's, and a Cast to the same type; so do twins.
+
+        Twins do the same to the same (``CommonSubexpressionElimination``).
+        """
         alias: dict[str, str] = {}
+        seen: dict[tuple[object, ...], Node] = {}
         for index, node in list(self.nodes.items()):
             reads = tuple(alias.get(name, name) for name in node.inputs)
             node = self.nodes[index] = replace(node, inputs=reads)  # noqa: PLW2901  the node as it is now
             if self._is_idle(node) and node.outputs[0] not in self.outputs and self._lacks_readers(node.outputs[1:]):
                 alias[node.outputs[0]] = node.inputs[0]
+                del self.nodes[index]
+                continue
+            work = (node.op, node.domain, node.inputs, repr(sorted(node.attributes.items())), len(node.outputs))
+            twin = seen.setdefault(work, node)
+            if twin is not node and node.op not in RANDOM and not self.outputs.intersection(node.writes):
+                alias.update(zip(node.outputs, twin.outputs, strict=True))
                 del self.nodes[index]
         self._index()
 
@@ -174,10 +187,10 @@ class _Work:
         return name
 
     def matmul_add(self) -> None:
-        """A matrix product and the constant vector that is added to it become one Gemm."""
+        """A product and the constant vector that is added to it become one Gemm, where shapes are fixed or have two axes."""
         for index, node in self.in_order():
             after = self._only_reader(node.outputs[0]) if node.op == "MatMul" else None
-            if after is None or self.nodes[after].op != "Add":
+            if after is None or self.nodes[after].op != "Add" or not (self.is_static or self._rank(node.inputs[0]) == 2):
                 continue
             other = next(iter(self._others(self.nodes[after], node.outputs[0])), "")
             if other in self.constants and len(self.tensors[other].shape or ()) == 1 and node.inputs[1] in self.constants:
@@ -266,18 +279,22 @@ class _Work:
                 self._fuse("BiasGelu", (before, index), fused)
 
     def skip_layer_norm(self) -> None:
-        """A sum and the layer norm of it; the sum is a second result when others read it."""
+        """A sum and the layer norm of it, where nobody else reads the sum."""
         for index, node in self.in_order():
             before = self.writer.get(node.inputs[0]) if node.op == "LayerNormalization" else None
             if before is None or self.nodes[before].op != "Add" or self._rank(node.inputs[0]) != 3:
                 continue
+            if self._only_reader(node.inputs[0]) != index:
+                continue
             reads = self.nodes[before].reads
             if self.constants.intersection(reads) or len({self.tensors[name].shape for name in reads}) != 1:
                 continue
-            is_alone = self._only_reader(node.inputs[0]) == index
-            outputs = node.outputs[:1] if is_alone else (node.outputs[0], "", "", node.inputs[0])
             fused = replace(
-                node, op="SkipLayerNormalization", domain=MICROSOFT, inputs=(*reads, *node.inputs[1:]), outputs=outputs
+                node,
+                op="SkipLayerNormalization",
+                domain=MICROSOFT,
+                inputs=(*reads, *node.inputs[1:]),
+                outputs=node.outputs[:1],
             )
             self._fuse("SkipLayerNormalization", (before, index), fused)
 
@@ -311,6 +328,33 @@ class _Work:
             if others and others[0] in self.constants and self.tensors[others[0]].count == 1:
                 fused = replace(node, op="FusedMatMul", domain=MICROSOFT, outputs=self.nodes[after].outputs)
                 self._fuse("FusedMatMul", (index, after), fused)
+
+    def matmul_operands(self) -> None:
+        """A constant factor of an operand, and a transposition of its last two axes, become the product's own."""
+        for index, node in self.in_order():
+            for position in (0, 1):
+                while node.op in ("MatMul", "FusedMatMul") and (taken := self._operand(node, position)):
+                    before, operand, swaps = taken
+                    flag = "transB" if position else "transA"
+                    attributes = {**node.attributes, flag: int(bool(node.attributes.get(flag, 0)) != swaps)}
+                    inputs = (operand, node.inputs[1]) if position == 0 else (node.inputs[0], operand)
+                    node = replace(node, op="FusedMatMul", domain=MICROSOFT, inputs=inputs, attributes=attributes)  # noqa: PLW2901
+                    if not self._fuse("FusedMatMul", (before, index), node, at=index):
+                        break
+
+    def _operand(self, node: Node, position: int) -> tuple[int, str, bool] | None:
+        """Who writes an operand that can be taken over, what it reads, and whether the last two axes are swapped."""
+        before = self.writer.get(node.inputs[position])
+        if before is None or before not in self.nodes or self._only_reader(node.inputs[position]) is None:
+            return None
+        writer = self.nodes[before]
+        if writer.op == "Transpose":
+            order, rank = writer.attributes.get("perm"), self._rank(writer.inputs[0])
+            swapped = (*range(rank - 2), rank - 1, rank - 2)
+            return (before, writer.inputs[0], True) if rank > 1 and order == swapped else None
+        factors = [name for name in writer.reads if name in self.constants and self.tensors[name].count == 1]
+        is_scaled = writer.op in ("Mul", "Div") and len(factors) == 1 and writer.inputs[-1] == factors[0]
+        return (before, writer.inputs[0], False) if is_scaled else None
 
     def _rank(self, name: str) -> int:
         return len(self.tensors[name].shape or ())
@@ -347,27 +391,3 @@ class _Work:
             self.readers.setdefault(name, []).append(at)
         self.counts[what] += 1
         return True
-
-
-def execution_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The order that a session runs *nodes* in: from the last leaf upwards, of several inputs the latest node first.
-
-    ``GraphViewer``'s default order: a depth-first walk against the edges that emits a node when all before it are emitted.
-    """
-    return tuple(nodes[position] for position in _depth_first(nodes))
-
-
-def _depth_first(nodes: Sequence[Node]) -> Iterator[int]:
-    writer = {name: index for index, node in enumerate(nodes) for name in node.writes}
-    read = {name for node in nodes for name in node.reads}
-    stack = [(index, False) for index, node in enumerate(nodes) if not read.intersection(node.writes)]
-    visited: set[int] = set()
-    while stack:
-        index, leaves = stack.pop()
-        if leaves:
-            yield index
-        elif index not in visited:
-            visited.add(index)
-            stack.append((index, True))
-            before = sorted({writer[name] for name in nodes[index].reads if name in writer})
-            stack += ((each, False) for each in before if each not in visited)

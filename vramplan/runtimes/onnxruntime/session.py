@@ -22,10 +22,11 @@ from vramplan.allocators.driver import driver_bytes
 from vramplan.graph import Graph, Node
 from vramplan.program import Buffer, MemoryProgram, ProgramBuilder, Role
 from vramplan.runtimes.onnxruntime.options import SessionOptions
+from vramplan.runtimes.onnxruntime.order import execution_order
 from vramplan.runtimes.onnxruntime.pattern import pattern_bytes
 from vramplan.runtimes.onnxruntime.placement import Placement, place
 from vramplan.runtimes.onnxruntime.planner import Shared, share_buffers
-from vramplan.runtimes.onnxruntime.rewrites import Rewritten, execution_order, rewrite
+from vramplan.runtimes.onnxruntime.rewrites import Rewritten, rewrite
 from vramplan.runtimes.onnxruntime.scratch import OFF_STREAM
 from vramplan.runtimes.onnxruntime.symbols import Dims, known_dims
 
