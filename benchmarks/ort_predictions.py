@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from vramplan import sessions
+from vramplan.errors import UsageError
 from vramplan.gpus import find_gpu
 from vramplan.precision import Policy, apply_policy
 from vramplan.runtimes.onnxruntime.options import Search, parse_session_options
@@ -153,8 +154,17 @@ def main() -> int:
         return 0
     number, count = map(int, arguments.shard.split("/"))
     chosen = wanted(arguments.plain)[number::count]
-    write((predict(record, arguments.cudnn, is_plain=arguments.plain) for record in chosen), arguments.output)
+    write(_predicted(chosen, arguments.cudnn, is_plain=arguments.plain), arguments.output)
     return 0
+
+
+def _predicted(chosen: Iterable[Record], nvidia: Path | None, *, is_plain: bool) -> Iterator[Record]:
+    """Their predictions; a process of which we say that it would fail has none."""
+    for record in chosen:
+        try:
+            yield predict(record, nvidia, is_plain=is_plain)
+        except UsageError as error:
+            print(*key_of(record), error.message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -452,6 +452,16 @@ def test_a_limit_that_is_too_small_is_an_error_with_its_size():
         plan_session(chain("Transpose", "Transpose", "Transpose"), limited, Declared(), CLOSED_FORM)
 
 
+def test_a_limit_without_room_for_the_pattern_is_met_without_it():
+    big = (1, 1, 1024, 1024)  # 4 MiB
+    nodes = [("Transpose", "x", {"a": big}), ("Transpose", "a", {"b": big}), ("Transpose", "b", {"c": big})]
+    made = graph({"x": big}, nodes, outputs="c")
+    limited = parse_session_options({"gpu_mem_limit": str(16 * MIB), "arena_extend_strategy": "kSameAsRequested"})
+    solved = plan_session(made, limited, Declared(), CLOSED_FORM)
+    assert solved.device_bytes["run2"] == solved.device_bytes["run1"] == 3 * 4 * MIB  # a block of 8 MiB more would be 20
+    assert any("does not fit into gpu_mem_limit" in note for note in solved.notes)
+
+
 def test_the_phases_of_an_estimate_have_the_size_of_the_process():
     estimate = vramplan.estimate("resnet50", runtime="onnxruntime", gpu="h200", batch=8)
     assert list(estimate.phases) == ["session", "run1", "run2", "steady"]

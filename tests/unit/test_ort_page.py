@@ -38,7 +38,7 @@ def test_recorded_sessions_are_within_three_percent_in_all_but_a_few(benchmark):
         part = [each for each in found if each.is_guided is is_guided]
         errors = sorted(abs(each.error("steady")) for each in part)
         assert errors[len(errors) // 2] < 0.005
-        assert sum(error <= 0.03 for error in errors) > 0.9 * len(errors)
+        assert sum(error <= 0.03 for error in errors) > 0.88 * len(errors)
         assert sum(each.is_growth_right for each in part) > 0.9 * len(part)
 
 

@@ -72,10 +72,26 @@ def plan_session(
 
     *is_optimised* says that *graph* is what ONNX Runtime made of the file, in its order. *turns* is the graph at each of the
     sets of shapes that are run in turn, where they change; ``runs`` of the answer are then the first two rounds, each run with
-    the index of its turn.
+    the index of its turn. Where only the block of the memory pattern is too large for the limit, ONNX Runtime goes on without
+    (execution_frame.cc), and so do we.
     """
-    prepared = [prepare(each, options, declared, is_optimised=is_optimised) for each in turns or (graph,)]
-    return _Solver(prepared, options, workspaces).solved()
+
+    def solved(chosen: SessionOptions) -> SessionPlan:
+        prepared = [prepare(each, chosen, declared, is_optimised=is_optimised) for each in turns or (graph,)]
+        return _Solver(prepared, chosen, workspaces).solved()
+
+    try:
+        return solved(options)
+    except UsageError:
+        if not options.uses_pattern:
+            raise
+    plain = solved(replace(options, uses_pattern=False))
+    return replace(plain, notes=(*plain.notes, _NO_ROOM))
+
+
+_NO_ROOM = (
+    "the block of the memory pattern does not fit into gpu_mem_limit: ONNX Runtime allocates result by result at each run"
+)
 
 
 def _scratch_of(turn: Prepared, options: SessionOptions, workspaces: ConvWorkspaces) -> Scratch:
