@@ -63,7 +63,10 @@ def _opening(rows: Sequence[Row], about: dict[str, str]) -> Iterator[str]:
         "- *closed form*: no library at all.",
         "",
         "`guided` models were looked at while rules were written. `judged` and `probes` were recorded with them, and their op"
-        " records were read too. `fresh` models were measured after the rules were written: they judge.",
+        " records were read too. `fresh` models were measured after the first rules were written; some of their misses led to"
+        " further rules. `blind` models were chosen by their names when all of this was done, then measured once and predicted"
+        " once: they judge. The rule for `col2im` that they led to is newer than their predictions, and peers were not asked"
+        " about them.",
         "",
     )
 

@@ -171,7 +171,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--skip", type=int, default=0)
     options = parser.parse_args()
-    sets = {"cases": zoo.case_names(), "guided": zoo.GUIDED, "judged": zoo.JUDGED, "fresh": zoo.FRESH, "probes": zoo.PROBES}
+    sets = {
+        "cases": zoo.case_names(),
+        "guided": zoo.GUIDED,
+        "judged": zoo.JUDGED,
+        "fresh": zoo.FRESH,
+        "blind": zoo.BLIND,
+        "probes": zoo.PROBES,
+    }
     names = [name for word in options.models.split(",") for name in sets.get(word, (word,))][options.skip :]
     warnings.filterwarnings("ignore")
     began, ops, outs = time.monotonic(), defaultdict(Counter), {}

@@ -89,7 +89,7 @@ def read_rows() -> list[Row]:
     """The committed predictions and the peers' answers beside the committed measurements."""
     runs = {key_of(run): run for run in read_runs()[1]}
     peers = {key_of(line): line for line in read_csv(PEERS_FILE)}
-    return [_row(line, runs[key_of(line)], peers[key_of(line)]) for line in read_csv(PREDICTED)]
+    return [_row(line, runs[key_of(line)], peers.get(key_of(line), {})) for line in read_csv(PREDICTED)]
 
 
 def _row(line: dict[str, str], run: dict[str, Any], peers: dict[str, str]) -> Row:

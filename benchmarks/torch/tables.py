@@ -9,7 +9,7 @@ import zoo
 from rows import QUANTITIES, WAYS, Row
 
 MIB = 1 << 20
-SETS = {"guided": zoo.GUIDED, "judged": zoo.JUDGED, "probes": zoo.PROBES, "fresh": zoo.FRESH}
+SETS = {"guided": zoo.GUIDED, "judged": zoo.JUDGED, "probes": zoo.PROBES, "fresh": zoo.FRESH, "blind": zoo.BLIND}
 CLOSE = {"allocated": 0.01, "reserved": 0.05}
 """What counts as close: reserved memory comes in steps of whole segments."""
 

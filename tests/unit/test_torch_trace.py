@@ -117,6 +117,13 @@ def test_a_residual_is_held_across_its_branch():
     assert most_live(estimate(Apply(forward))) == (1 + 1 + 2) * X  # x, y, and the last two of the branch, or branch and sum
 
 
+def test_a_fold_keeps_the_storage_of_its_patches():
+    patches, folded = 8 * 192 * 9 * 196 * 4, 8 * 192 * 28 * 28 * 4
+    result = estimate(nn.Fold(28, 3, stride=2, padding=1), torch.empty(8, 192 * 9, 196, device="meta"))
+    assert folded < patches == 10_838_016  # as an H200 allocated for the result (fp32, torch 2.11)
+    assert most_live(result) == patches + patches  # the input, and a result that began as large
+
+
 def test_in_place_ops_make_nothing():
     assert most_live(estimate(Apply(lambda self, x: torch.neg(x).relu_().add_(1).mul_(2)))) == (1 + 1) * X
 

@@ -1,8 +1,8 @@
 """Pooling, resizing, rolling, unfolding and recurrence: the copies of strided images, and buffers beside the result.
 
 Sources: aten/src/ATen/native/cuda: AveragePool2d.cu, AdaptiveMaxPooling2d.cu, DilatedMaxPool2d.cu, UpSampleNearest2d.cu,
-UpSampleBilinear2d.cu, ReflectionPad.cu, TensorTransformations.h, Im2Col.cu; aten/src/ATen/native: AffineGridGenerator.cpp,
-PixelShuffle.cpp, cudnn/RNN.cpp.
+UpSampleBilinear2d.cu, ReflectionPad.cu, TensorTransformations.h, Im2Col.cu, Col2Im.cu; aten/src/ATen/native:
+AffineGridGenerator.cpp, PixelShuffle.cpp, cudnn/RNN.cpp.
 """
 
 from __future__ import annotations
@@ -94,17 +94,17 @@ def roll(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def unfold(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``im2col``: the result is first made as large as the input, then resized, which keeps a larger storage."""
-    x = args[0]
+    """``im2col`` and ``col2im``: the result is first made as large as the input, then resized, which keeps a larger storage."""
+    x, name = args[0], func._schema.name.partition("::")[2]
     out = func(*args, **kwargs)
     first, wanted = bytes_of(x.shape, x.dtype), bytes_of(out.shape, out.dtype)
     if wanted <= first:
         out = torch.empty(x.numel(), dtype=x.dtype, device="meta")[: out.numel()].view(out.shape)
-        shadow.watch(out, "im2col")
+        shadow.watch(out, name)
         shadow.ledger.free(-1 if x.is_contiguous() else _copy(shadow, x))
         return out
     held = [shadow.scratch(first, "result before it is resized"), -1 if x.is_contiguous() else _copy(shadow, x)]
-    shadow.watch(out, "im2col")
+    shadow.watch(out, name)
     release(shadow, held)
     return out
 
@@ -214,6 +214,7 @@ RULES: dict[Op, Rule] = {
     aten.log_softmax.int: softmax,
     aten.roll.default: roll,
     aten.im2col.default: unfold,
+    aten.col2im.default: unfold,
     aten.affine_grid_generator.default: affine_grid,
     aten.pixel_unshuffle.default: pixel_unshuffle,
     aten.bernoulli.default: bernoulli,
