@@ -28,7 +28,7 @@ from vramplan.runtimes.onnxruntime.plan import SessionPlan, plan_session
 from vramplan.runtimes.onnxruntime.session import Declared
 from vramplan.sources import open_model
 from vramplan.units import MIB
-from vramplan.workspace.cudnn import CudnnFlags, conv_workspaces
+from vramplan.workspace.cudnn import conv_workspaces
 from vramplan.workspace.cudnn_libraries import libraries_below
 
 HERE = Path(__file__).parent
@@ -126,9 +126,10 @@ def _solved(record: dict[str, str], options: dict[str, str], nvidia: Path | None
     graph = source.bind(batch=None, shapes={source.inputs[0].name: shape}, dims={})
     declared = Declared.of([item.dims for item in source.inputs])
     session = parse_session_options(options)
-    flags = CudnnFlags(tf32=session.uses_tf32, heuristic="B" if session.search is Search.EXHAUSTIVE else "A")
     libraries = libraries_below(nvidia) if nvidia else ()
-    return plan_session(graph, session, declared, conv_workspaces(find_gpu("h200"), flags=flags, libraries=libraries))
+    return plan_session(
+        graph, session, declared, conv_workspaces(find_gpu("h200"), flags=session.cudnn_flags, libraries=libraries)
+    )
 
 
 def page(found: Sequence[Row]) -> str:

@@ -28,10 +28,10 @@ from vramplan import sessions
 from vramplan.errors import UsageError
 from vramplan.gpus import find_gpu
 from vramplan.precision import Policy, apply_policy
-from vramplan.runtimes.onnxruntime.options import Search, parse_session_options
+from vramplan.runtimes.onnxruntime.options import parse_session_options
 from vramplan.runtimes.onnxruntime.plan import SessionPlan
 from vramplan.sources import open_model
-from vramplan.workspace.cudnn import CudnnFlags, conv_workspaces
+from vramplan.workspace.cudnn import conv_workspaces
 from vramplan.workspace.cudnn_libraries import libraries_below
 
 FOLDER = Path(__file__).parent / "data" / "onnxruntime_h200"
@@ -84,9 +84,8 @@ def solve(record: Record, nvidia: Path | None, *, is_plain: bool) -> SessionPlan
     shapes = {name: tuple(shape) for name, shape in record["shapes"].items()}
     graph = source.bind(batch=None, shapes=shapes, dims={})
     session = parse_session_options(cast("Mapping[str, str]", record["options"]))
-    flags = CudnnFlags(tf32=session.uses_tf32, heuristic="B" if session.search is Search.EXHAUSTIVE else "A")
     libraries = libraries_below(nvidia) if nvidia and not is_plain else ()
-    workspaces = conv_workspaces(find_gpu("h200"), flags=flags, libraries=libraries)
+    workspaces = conv_workspaces(find_gpu("h200"), flags=session.cudnn_flags, libraries=libraries)
     bound = cast("sessions.Bound", SimpleNamespace(source=source, graph=graph, turns=()))
     converted = apply_policy(graph, Policy(name="as-is"))
     if is_plain:

@@ -25,7 +25,7 @@ from vramplan.runtimes.onnxruntime.plan import SessionPlan, plan_session
 from vramplan.runtimes.onnxruntime.session import Declared
 from vramplan.runtimes.plan import PhasePeak
 from vramplan.sources import Source, open_model
-from vramplan.workspace.cudnn import ConvWorkspaces, CudnnFlags, conv_workspaces
+from vramplan.workspace.cudnn import ConvWorkspaces, conv_workspaces
 
 GRAPH_NODE_BYTES = 64 << 10
 """Of a kernel in a CUDA graph, at most: 362 MB of a process with 500 of them became 395 with 1,000 and 458 with 2,000.
@@ -49,7 +49,7 @@ def held_by_session(bound: Bound, converted: Converted, options: Options) -> Hel
             hint="Name the quantised .onnx file with --precision as-is.",
         )
     session = parse_session_options(options.runtime_options)
-    solved, note = planned(bound, converted, session, _workspaces(options, session))
+    solved, note = planned(bound, converted, session, conv_workspaces(options.gpu, flags=session.cudnn_flags))
     loaded, run = session_contexts(options.gpu, is_exhaustive=session.search is Search.EXHAUSTIVE)
     captured = _captured(bound, solved) if session.captures_graph else Range.exact(0)
     contexts = {"session": loaded.nominal_bytes}
@@ -121,11 +121,6 @@ def _runs(bound: Bound, solved: SessionPlan, context_bytes: int) -> Iterator[Run
             process_bytes=peaks.device_bytes + context_bytes,
         )
         yield Run(shapes={name: graph.tensors[name].shape or () for name in graph.inputs}, phase=phase)
-
-
-def _workspaces(options: Options, session: SessionOptions) -> ConvWorkspaces:
-    heuristic = "B" if session.search is Search.EXHAUSTIVE else "A"
-    return conv_workspaces(options.gpu, flags=CudnnFlags(tf32=session.uses_tf32, heuristic=heuristic))
 
 
 def planned(bound: Bound, converted: Converted, session: SessionOptions, workspaces: ConvWorkspaces) -> tuple[SessionPlan, str]:

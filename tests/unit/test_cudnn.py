@@ -193,6 +193,12 @@ def test_without_tf32_a_closed_form_in_fp32_has_no_tensor_core_copies():
     assert conv_workspaces(None, flags=CudnnFlags(tf32=False)).of(call).nominal_bytes == 0
 
 
+def test_without_tensor_cores_half_precision_has_no_copies_for_them_either():
+    call = conv(64, dtype=DType.FLOAT16)
+    assert conv_workspaces(None, flags=CudnnFlags(tf32=False)).of(call).nominal_bytes > 0
+    assert conv_workspaces(None, flags=CudnnFlags(tensor_cores=False)).of(call).nominal_bytes == 0
+
+
 def test_answers_of_kernels_that_share_tiles_keep_room_for_partial_sums():
     reply = {"bytes": 131, "engine": 67, "knobs": {"2": 0, "25": 0, "27": 8, "28": 1}, "unshared_bytes": 131}
     process = child(echo(f"print(json.dumps({reply} | {{'id': request['id']}}), flush=True); continue"))

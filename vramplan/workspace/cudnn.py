@@ -44,6 +44,8 @@ _SPLIT_BYTES = 8 * MIB
 """What a split sum may add on a device like the H200: differences are smaller in 99.6 % of the measured calls."""
 
 _SM_COUNT = 132
+_WITHOUT_TENSOR_CORES = (6, 0)
+"""A compute capability whose kernels are those that are left when none may use tensor cores."""
 _DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64)
 
 
@@ -52,15 +54,21 @@ class CudnnFlags:
     """Which kernels count, and in which order cuDNN ranks them: what a program may set in ``torch.backends.cudnn``.
 
     tf32           fp32 convolutions may run in TF32 (PyTorch's default)
+    tensor_cores   kernels of any type may use tensor cores; ONNX Runtime's ``use_tf32=0`` rules them out in half precision too
     deterministic  kernels that add in any order are skipped
     benchmark      every kernel is tried once, with the workspace that it asks for, and the fastest stays
     heuristic      A is PyTorch's; B is ONNX Runtime's under EXHAUSTIVE
     """
 
     tf32: bool = True
+    tensor_cores: bool = True
     deterministic: bool = False
     benchmark: bool = False
     heuristic: str = "A"
+
+    def use_tensor_cores(self, dtype: DType) -> bool:
+        """Whether convolutions in *dtype* may use kernels on tensor cores."""
+        return self.tensor_cores and (self.tf32 or dtype is not DType.FLOAT32)
 
 
 DEFAULT_FLAGS = CudnnFlags()
@@ -125,7 +133,7 @@ def _request(call: ConvCall, flags: CudnnFlags) -> dict[str, object]:
         "dilation": [1] * flat + list(call.dilation),
         "transposed": call.transposed,
         "channels_last": call.channels_last,
-        "tensor_cores": flags.tf32 or call.dtype is not DType.FLOAT32,
+        "tensor_cores": flags.use_tensor_cores(call.dtype),
         "deterministic": flags.deterministic,
         "benchmark": flags.benchmark,
         "heuristic": flags.heuristic,
@@ -250,8 +258,8 @@ class ConvWorkspaces:
         return _bounded(nominal if is_agreed else unshared_bytes, nominal, high)
 
     def _closed_form(self, call: ConvCall) -> Range:
-        is_plain = call.dtype is DType.FLOAT32 and not self.flags.tf32
-        return conv_workspace(call, (7, 0) if is_plain else self._capability, self._sm_count)
+        capability = self._capability if self.flags.use_tensor_cores(call.dtype) else _WITHOUT_TENSOR_CORES
+        return conv_workspace(call, capability, self._sm_count)
 
     def _split_bytes(self) -> int:
         return _SPLIT_BYTES * (self._sm_count or _SM_COUNT) // _SM_COUNT

@@ -13,6 +13,7 @@ from vramplan.allocators.bfc import BfcRules
 from vramplan.allocators.bfc_options import parse_arena_options
 from vramplan.errors import UsageError, close_matches, show
 from vramplan.runtimes.onnxruntime.rewrites import LEVELS
+from vramplan.workspace.cudnn import CudnnFlags
 
 
 class Search(StrEnum):
@@ -42,6 +43,12 @@ class SessionOptions:
     captures_graph: bool = False
     level: str = "all"
     given: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cudnn_flags(self) -> CudnnFlags:
+        """What cuDNN may choose from: without ``use_tf32`` no kernel on tensor cores, in half precision either (conv.cc)."""
+        heuristic = "B" if self.search is Search.EXHAUSTIVE else "A"
+        return CudnnFlags(tf32=self.uses_tf32, tensor_cores=self.uses_tf32, heuristic=heuristic)
 
 
 def parse_session_options(options: Mapping[str, str]) -> SessionOptions:
