@@ -24,19 +24,23 @@ aten: Any = torch.ops.aten
 
 
 def linear(shadow: Shadow, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``linear``: one product over all leading axes; with a bias it is ``addmm``, whose epilogue adds it."""
+    """``linear``: one product over all leading axes; with a bias it is ``addmm``, whose epilogue adds it.
+
+    An operand whose axes do not merge is copied to merge them where the weight requires a gradient, also under
+    ``inference_mode`` (``should_fold``); else it is multiplied as a batch.
+    """
     x, weight = args[0], args[1]
     bias = args[2] if len(args) > 2 else kwargs.get("bias")
     if weight.dim() != 2 or x.dim() < 2 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
         return func(*args, **kwargs)  # fails, in PyTorch's words, or is too rare for a rule
     rows = x.numel() // max(x.shape[-1], 1)
     folds = x.dim() == 2 or _flattens(x)
-    batched = not folds and not _merges(x.shape[:-2], x.stride()[:-2])
-    folded = _copy(shadow, x, "folded operand") if batched else -1
+    is_copied = not folds and (weight.requires_grad or not _merges(x.shape[:-2], x.stride()[:-2]))
+    folded = _copy(shadow, x, "folded operand") if is_copied else -1
     out = shadow.watch(fresh((*x.shape[:-1], weight.shape[0]), x.dtype), "linear")
     matrix = ((rows, x.shape[-1]) if folds else x.shape[-2:], x.stride()[-2:])
     copies = [] if kernels.fits_blas(weight.shape, weight.stride()) else [_copy(shadow, weight, "dense operand")]
-    if not batched and not kernels.fits_blas(*matrix):
+    if not is_copied and not kernels.fits_blas(*matrix):
         copies.append(_copy(shadow, x, "dense operand"))
     has_epilogue = folds and bias is not None and _has_epilogue((rows, x.shape[-1]), weight.shape[::-1], bias)
     prepare(shadow, epilogue=has_epilogue, count=out.numel())
