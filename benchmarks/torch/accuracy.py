@@ -65,8 +65,8 @@ def _opening(rows: Sequence[Row], about: dict[str, str]) -> Iterator[str]:
         "`guided` models were looked at while rules were written. `judged` and `probes` were recorded with them, and their op"
         " records were read too. `fresh` models were measured after the first rules were written; some of their misses led to"
         " further rules. `blind` models were chosen by their names when all of this was done, then measured once and predicted"
-        " once: they judge. The rule for `col2im` that they led to is newer than their predictions, and peers were not asked"
-        " about them.",
+        " once: they judge. Two rules that they led to, for `col2im` and for transposed operands of `linear`, are newer than"
+        " their predictions, and peers were not asked about them.",
         "",
     )
 

@@ -1,5 +1,7 @@
 """What a session holds, on graphs small enough to count by hand. Tensors are float32; sizes are in bytes."""
 
+from pathlib import Path
+
 import pytest
 
 import vramplan
@@ -18,10 +20,12 @@ from vramplan.runtimes.onnxruntime.planner import share_buffers
 from vramplan.runtimes.onnxruntime.rewrites import rewrite
 from vramplan.runtimes.onnxruntime.scratch import KERNELS, conv_call, copied_bytes, scratch_of
 from vramplan.runtimes.onnxruntime.session import PATTERN, Declared, orders_by_size, prepare
+from vramplan.sources import open_model
 from vramplan.units import KIB, MIB
 from vramplan.workspace.cudnn import conv_workspaces
 
 IMAGE_BYTES = 1 * 8 * 16 * 16 * 4
+PARTS = ("weights", "inputs", "activations", "outputs", "workspace", "allocator_slack")
 CLOSED_FORM = conv_workspaces(None, libraries=())
 BY_REQUEST = parse_session_options({"arena_extend_strategy": "kSameAsRequested"})
 
@@ -492,3 +496,23 @@ def test_the_peak_is_named_by_the_op_of_its_step(model):
     """The block of the memory pattern is held for the whole run: which op it was packed for is not where the peak is."""
     found = vramplan.estimate(model, batch=8, precision="fp32", runtime="onnxruntime", gpu="h200")
     assert found.peak.op == found.program.ops[found.peak.index]
+
+
+def test_the_range_holds_what_several_orders_of_the_weights_come_to_after_the_runs(monkeypatch):
+    """VGG16's largest weight is 392 MiB of 528: whether it comes early decides how far regions double, and what fits after."""
+    path = Path(__file__).parents[2] / "benchmarks" / "data" / "onnxruntime_models" / "vgg16.onnx"
+    source = open_model(str(path))
+    made = source.bind(batch=8, shapes={}, dims={})
+    declared = Declared.of([item.dims for item in source.inputs])
+    solved = plan_session(made, SessionOptions(), declared, CLOSED_FORM)
+    low = sum(getattr(solved.plan, part).low_bytes for part in PARTS)
+    high = sum(getattr(solved.plan, part).high_bytes for part in PARTS)
+
+    def single(order):
+        monkeypatch.setattr("vramplan.runtimes.onnxruntime.plan.orders_by_size", lambda *_, **__: (order,))
+        return plan_session(made, SessionOptions(), declared, CLOSED_FORM).device_bytes["steady"]
+
+    weights = tuple((name, made.tensors[name].size_bytes) for name in made.weights)
+    orders = orders_by_size(weights, SessionOptions().arena, is_reserved=False)
+    settled = [single(orders[index]) for index in (0, 15, 30)]  # of 31 draws
+    assert low <= min(settled) < max(settled) <= high

@@ -29,8 +29,8 @@ def test_predictions_beside_the_recorded_sessions_are_what_we_predict_now(benchm
         assert predictions.predict(record, None, is_plain=True) == found[predictions.key_of(record)]
 
 
-def test_recorded_sessions_are_within_three_percent_in_all_but_a_few(benchmark):
-    """Aims: the median within 3 %, and growth right; judged models are those that no rule was read off."""
+def test_recorded_sessions_are_near_the_median_grow_as_said_and_stay_in_their_ranges(benchmark):
+    """Aims: the median within 3 %, growth right, the reading in the range. No rule was read off the judged models."""
     sessions = importlib.import_module("ort_sessions")
     found = sessions.sessions(is_plain=False)
     assert len(found) > 1_000
@@ -38,8 +38,8 @@ def test_recorded_sessions_are_within_three_percent_in_all_but_a_few(benchmark):
         part = [each for each in found if each.is_guided is is_guided]
         errors = sorted(abs(each.error("steady")) for each in part)
         assert errors[len(errors) // 2] < 0.005
-        assert sum(error <= 0.03 for error in errors) > 0.88 * len(errors)
-        assert sum(each.is_growth_right for each in part) > 0.9 * len(part)
+        assert sum(each.is_growth_right for each in part) > 0.95 * len(part)
+        assert sum(each.is_inside for each in part) > 0.95 * len(part)
 
 
 def test_half_of_the_processes_are_within_three_percent_after_four_runs(benchmark):

@@ -2,7 +2,8 @@
 
 What follows from shapes and the published rules is replayed (`vramplan.allocators.bfc`). Two things are not known:
 
-order of initializers   a hash table's: several are drawn, nominal is the one with the median arena, low and high the extremes
+order of initializers   a hash table's: several are drawn, nominal is the one with the median arena once they are loaded, low and
+                        high are the extremes of a few after all runs
 scratch of kernels      a range each (`scratch`); low and high are replays with all of them at their limits
 
 An arena never shrinks, so the process holds in the end what the arena took from the driver at any time: the parts are what is
@@ -89,9 +90,16 @@ def plan_session(
     return replace(plain, notes=(*plain.notes, _NO_ROOM))
 
 
+_SETTLED_COUNT = 5
+"""How many orders of the weights are followed through the runs, evenly spread over what they take when loaded."""
+
 _NO_ROOM = (
     "the block of the memory pattern does not fit into gpu_mem_limit: ONNX Runtime allocates result by result at each run"
 )
+
+
+def _nominal_bytes(size: Range) -> int:
+    return size.nominal_bytes
 
 
 def _scratch_of(turn: Prepared, options: SessionOptions, workspaces: ConvWorkspaces) -> Scratch:
@@ -157,13 +165,25 @@ class _Solver:
             return error.limit_bytes or error.reserved_bytes
         return peaks[self.steady[-1]].device_bytes
 
+    def settled_orders(self) -> list[tuple[str, ...]]:
+        """A few orders of the weights, from the smallest arena after all runs to the largest.
+
+        The one with the smallest arena after loading may have no room for the first run, and be the largest in the end.
+        """
+        if self.options.reserves_weights or self.options.arena.strategy is ExtendStrategy.SAME_AS_REQUESTED:
+            return [self.orders[0]]  # every weight has a region of its own
+        last = len(self.orders) - 1
+        spread = [self.orders[round(last * part / (_SETTLED_COUNT - 1))] for part in range(_SETTLED_COUNT)]
+        return sorted(dict.fromkeys(spread), key=lambda order: self.settled_bytes(_nominal_bytes, order))
+
     def solved(self) -> SessionPlan:
         """Nominal, with the limits around it."""
-        program = self.program(lambda size: size.nominal_bytes, self.orders[len(self.orders) // 2])
+        program = self.program(_nominal_bytes, self.orders[len(self.orders) // 2])
         by_phase = self.replayed(program)
         peaks = {name: self.round(by_phase, name) for name in SHOWN}
-        low = self.settled_bytes(lambda size: size.low_bytes, self.orders[0])
-        high = self.settled_bytes(lambda size: size.high_bytes, self.orders[-1])
+        orders = self.settled_orders()
+        low = self.settled_bytes(lambda size: size.low_bytes, orders[0])
+        high = self.settled_bytes(lambda size: size.high_bytes, orders[-1])
         plan = self.planned(program, peaks, low, high)
         return SessionPlan(
             plan=plan,
