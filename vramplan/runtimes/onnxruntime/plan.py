@@ -2,7 +2,7 @@
 
 What follows from shapes and the published rules is replayed (`vramplan.allocators.bfc`). Two things are not known:
 
-order of initializers   a hash table's: several are drawn, nominal is the one with the median arena once they are loaded, low and
+order of initializers   a hash table's: several are drawn, nominal is the one with the median arena when loaded, low and
                         high are the extremes of a few after all runs
 scratch of kernels      a range each (`scratch`); low and high are replays with all of them at their limits
 
