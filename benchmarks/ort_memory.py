@@ -193,8 +193,9 @@ def _tail() -> Iterator[str]:
 
 - Not fitted: where nodes run, which results share buffers, the block of the memory pattern, the arena's regions, the 256 B
   and 2 MiB roundings. They are replayed from ONNX Runtime's published rules, and compared with what it wrote down itself:
-  for the guided models the nodes on the GPU, their order and the bytes that each allocates are those of its own statistics,
-  and where the arena grows by request, its regions are mostly those of its log, one by one.
+  for the guided models the nodes on the GPU, their order and the bytes that each allocates are those of its own statistics
+  (all but 7 nodes of T5, and 15 of Swin with fixed shapes, which come in another order), and where the arena grows by request,
+  its regions are mostly those of its log, one by one.
 - Measured: the context, which is what processes of guided models took beside their arenas (668 MiB with 10.8 for the card,
   10 more under EXHAUSTIVE).
 - Fitted on the readings of a whole card, for the closed form only: under EXHAUSTIVE a convolution that copies anything
@@ -208,10 +209,8 @@ def _tail() -> Iterator[str]:
 - **A region more or less.** With the default arena a few MiB decide whether a region is taken, and a region can be as large
   as all before it: the large errors above are one such step. A scratch request that cuDNN answers some bytes differently,
   or a block of the memory pattern that fits a hole or does not, is enough.
-- **Half precision with casts** (a file converted with Resize or CumSum in single precision) is not given to the installed
-  ONNX Runtime, because it cannot be told in single precision: rules of our own make that graph, which fuse more than they
-  should in transformers with an open batch.
-- **`use_tf32=0`** rules out tensor cores for half precision too; the kernels that are left are not known without a GPU.
+- **`use_tf32=0`** rules out tensor cores for half precision too. cuDNN is asked for the kernels that are left; which of them
+  it would take on the device, it knows less well.
 - **`prefer_nhwc`** copies the weights of convolutions; which holes that leaves depends on the order again, and results
   beside convolutions may be transposed. A file with open sides is taken not to change.
 """.rstrip().splitlines()
