@@ -1,8 +1,12 @@
-"""For all tests and documentation: what this machine's user has calibrated must not change what they expect."""
+"""For all tests and documentation: what this machine's user has calibrated must not change what they expect, nor its speed."""
 
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # no wall times: a loaded machine is no failure
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
