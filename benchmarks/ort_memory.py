@@ -41,31 +41,10 @@ STAGES = {"session": "session", "run1": "run1", "run2": "run2", "steady": "run4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One measured process beside our prediction, by stage, in bytes; low and high are those of the last stage."""
+class Row(ort_sessions.Compared):
+    """A reading of a whole card."""
 
     model: str
-    batch: int
-    options: str
-    predicted: dict[str, int]
-    measured: dict[str, int]
-    low: int
-    high: int
-
-    def error(self, stage: str) -> float:
-        """Predicted over measured, minus one; negative is an under-estimate."""
-        return self.predicted[stage] / self.measured[stage] - 1
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the last reading lies in our range."""
-        return self.low <= self.measured["steady"] <= self.high
-
-    @property
-    def is_growth_right(self) -> bool:
-        """Whether we say correctly that the second run takes more than the first, or that it does not."""
-        grows = [sizes["run2"] - sizes["run1"] >= 16 * MIB for sizes in (self.predicted, self.measured)]
-        return grows[0] == grows[1]
 
     @property
     def name(self) -> str:

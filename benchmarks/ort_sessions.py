@@ -29,13 +29,11 @@ NEAR = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """One process beside its prediction, in bytes as a whole card says them; low and high are those of the last stage."""
+class Compared:
+    """One measured process beside our prediction, by stage, in bytes; low and high are those of the last stage."""
 
-    graph: str
     batch: int
     options: str
-    is_guided: bool
     predicted: dict[str, int]
     measured: dict[str, int]
     low: int
@@ -55,6 +53,14 @@ class Session:
         """Whether we say correctly that the second run takes more than the first, or that it does not."""
         grows = [sizes["run2"] - sizes["run1"] >= 16 * MIB for sizes in (self.predicted, self.measured)]
         return grows[0] == grows[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Compared):
+    """A recorded process; what it takes is counted as a whole card says it."""
+
+    graph: str
+    is_guided: bool
 
 
 def is_guided(graph: str) -> bool:
