@@ -165,23 +165,30 @@ class _Solver:
             return error.limit_bytes or error.reserved_bytes
         return peaks[self.steady[-1]].device_bytes
 
-    def settled_orders(self) -> list[tuple[str, ...]]:
+    def settled_orders(self, nominal_bytes: int) -> list[tuple[str, ...]]:
         """A few orders of the weights, from the smallest arena after all runs to the largest.
 
         The one with the smallest arena after loading may have no room for the first run, and be the largest in the end.
+        *nominal_bytes* is that of `middle_order`, which has been replayed.
         """
         if self.options.reserves_weights or self.options.arena.strategy is ExtendStrategy.SAME_AS_REQUESTED:
             return [self.orders[0]]  # every weight has a region of its own
         last = len(self.orders) - 1
         spread = [self.orders[round(last * part / (_SETTLED_COUNT - 1))] for part in range(_SETTLED_COUNT)]
-        return sorted(dict.fromkeys(spread), key=lambda order: self.settled_bytes(_nominal_bytes, order))
+        known = {self.middle_order: nominal_bytes}
+        return sorted(dict.fromkeys(spread), key=lambda order: known.get(order) or self.settled_bytes(_nominal_bytes, order))
+
+    @property
+    def middle_order(self) -> tuple[str, ...]:
+        """The order of the weights whose arena is the median once they are loaded."""
+        return self.orders[len(self.orders) // 2]
 
     def solved(self) -> SessionPlan:
         """Nominal, with the limits around it."""
-        program = self.program(_nominal_bytes, self.orders[len(self.orders) // 2])
+        program = self.program(_nominal_bytes, self.middle_order)
         by_phase = self.replayed(program)
         peaks = {name: self.round(by_phase, name) for name in SHOWN}
-        orders = self.settled_orders()
+        orders = self.settled_orders(by_phase[self.steady[-1]].device_bytes)
         low = self.settled_bytes(lambda size: size.low_bytes, orders[0])
         high = self.settled_bytes(lambda size: size.high_bytes, orders[-1])
         plan = self.planned(program, peaks, low, high)
